@@ -1,0 +1,130 @@
+"""Users' own data: series in, results out, as ``.npz`` files.
+
+A file of series holds one array per modality, ``(batch, time, feature)``, or ``(batch, time)`` for
+one feature, in which NaN is missing. It may also hold boolean masks ``<modality>_observed`` of the
+same shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. A
+modality of the model that the file lacks is missing throughout.
+"""
+
+import contextlib
+import difflib
+import os
+import textwrap
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdmm.errors import InputError
+from jdmm.series import Series, series_from_arrays
+
+LENGTHS = "lengths"
+MASK = "_observed"
+
+
+def read_npz(path: str | os.PathLike[str], modalities: Mapping[str, int]) -> Series:
+    """Reads the series of one file.
+
+    Args:
+        path: the file, in the form that this module's docstring describes.
+        modalities: the model's modalities, each with its number of features.
+
+    Returns:
+        All of `modalities`, in their order, each ``(batch, time, feature)``.
+
+    Raises:
+        InputError: if the file cannot be read, or holds anything but such series, or a series
+            without a single observed value. The message begins with the path.
+    """
+    try:
+        return _series(_load(Path(path)), modalities)
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes `arrays` by name. Whatever happens, `path` holds all of them or what it held before.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("xb") as file:
+            np.savez(file, **arrays)
+        os.replace(part, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{target}: expected a file that can be written, got: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the file by name; never unpickles."""
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("not written by numpy.savez, or cut short")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"expected an .npz file that can be read, got: {reason}") from error
+    except Exception as error:  # there is no telling what a damaged file makes numpy raise
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
+        raise InputError(f"expected an .npz file of plain arrays, got: {reason}") from error
+
+
+def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Series:
+    known = [*modalities, *(name + MASK for name in modalities), LENGTHS]
+    for name in arrays:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(f"expected arrays among {known}, got {name!r}{hint}")
+    present = [name for name in modalities if name in arrays]
+    if not present:
+        raise InputError(f"expected at least one of {list(modalities)}, got {list(arrays)}")
+
+    for name in present:
+        _check_values(name, arrays[name], modalities[name])
+    masks = {name: arrays[name + MASK] for name in modalities if name + MASK in arrays}
+    for name, mask in masks.items():
+        if name not in present:
+            raise InputError(f"expected {name!r} beside {name + MASK!r}: add it, or leave both out")
+        if mask.dtype != bool:
+            raise InputError(f"expected booleans in {name + MASK!r}, got {mask.dtype}: convert it")
+
+    shape = arrays[present[0]].shape[:2]
+    values = {
+        name: arrays[name] if name in present else np.full((*shape, features), np.nan)
+        for name, features in modalities.items()
+    }
+    series = series_from_arrays(values, masks, arrays.get(LENGTHS))
+
+    seen = np.any([mask.any(axis=(1, 2)) for mask in series.observed.values()], axis=0)
+    if not seen.all():
+        raise InputError(
+            f"expected every series to have an observed value, got none in {(~seen).sum()} of "
+            f"{len(seen)}, first in series {np.argmin(seen)} (counted from 0): leave it out"
+        )
+    return series
+
+
+def _check_values(name: str, array: np.ndarray, features: int) -> None:
+    """Checks what `series_from_arrays` cannot know, or takes more leniently from Python lists."""
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"expected numbers in {name!r}, got {array.dtype}")
+    short = array.ndim == 2 and features == 1
+    if not short and (array.ndim != 3 or array.shape[-1] != features):
+        wanted = f"(batch, time, {features})" + " or (batch, time)" * (features == 1)
+        raise InputError(f"expected {name!r} of shape {wanted}, got {array.shape}")
+    if array.size == 0:
+        raise InputError(f"expected series of one step or more in {name!r}, got {array.shape}")

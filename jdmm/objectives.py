@@ -1,0 +1,148 @@
+"""The training loss of Tan et al. 2020, supplement B, as named sums over one count.
+
+    L = filter * L_filter + smoother * L_smoother + match * beta * L_match
+
+L_filter and L_smoother add up one evidence lower bound per view: all modalities together, and
+each alone. Every modality is encoded once; a view's evidence is the sum over its modalities.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from jdmm import filtering, gaussian, smoothing
+from jdmm.gaussian import Gaussian, Moments
+from jdmm.inference import Parts, Points
+from jdmm.likelihoods import Likelihood
+from jdmm.series import Series
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Multipliers of the loss; a view or part of weight 0 is not computed.
+
+    Attributes:
+        filter: of the bound on a sampled backward chain.
+        smoother: of the bound on the smoothing chain behind the backward filter.
+        match: of the prior matching, which keeps the model stationary where nothing is observed.
+        match_particles: states drawn from p(z) to match it.
+        filter_alone: of the views of one modality, within the filter's bound.
+        smoother_alone: the same within the smoother's bound.
+        modality: modality -> lambda_m of its log-likelihood, 1 where not given.
+    """
+
+    filter: float = 0.5
+    smoother: float = 0.5
+    match: float = 0.01
+    match_particles: int = 50
+    filter_alone: float = 1.0
+    smoother_alone: float = 1.0
+    modality: Mapping[str, float] = field(default_factory=dict)
+
+
+class Loss(NamedTuple):
+    """Numerators and their count, to be added up over devices before the one division.
+
+    terms: name -> sum over the batch, in nats, weighted as in the loss but for beta.
+    count: number of time steps within the series' lengths.
+    """
+
+    terms: dict[str, jax.Array]
+    count: jax.Array
+
+    def total(self, beta: jax.Array | float) -> jax.Array:
+        """The loss: (log-likelihoods + beta * divergences) / count, in nats per time step."""
+        weighted = (
+            term * (1.0 if name.endswith("_nll") else beta) for name, term in self.terms.items()
+        )
+        return sum(weighted) / jnp.maximum(self.count, 1)  # type: ignore[return-value]
+
+    def means(self) -> dict[str, jax.Array]:
+        """Each term per time step."""
+        return {name: term / jnp.maximum(self.count, 1) for name, term in self.terms.items()}
+
+
+def mdmm_loss(
+    parts: Parts,
+    likelihoods: Mapping[str, Likelihood],
+    series: Series,
+    targets: Series,
+    key: jax.Array,
+    points: Points,
+    weights: LossWeights,
+) -> Loss:
+    """The loss of a batch: what `series` shows is encoded, what `targets` holds is scored."""
+    evidence = parts.encode(series)
+    names = tuple(evidence)
+    points_key, filter_key, smoother_key, match_key = jax.random.split(key, 4)
+    size = (series.batch, series.time, parts.latent)
+    terms: dict[str, jax.Array] = {}
+
+    def add_bound(name: str, weight: float, alone: float, posterior, prior, states) -> None:
+        """ELBO terms of stacked views: `posterior` and `prior` given the state before."""
+        views, shares = _views(names, alone)
+        share = weight * jnp.array(shares)[:, None, None]
+        steps = jnp.where(targets.valid, jnp.sum(gaussian.kl(posterior, prior), -1), 0.0)
+        terms[f"{name}_nll"] = jnp.zeros(())
+        for modality in names:
+            rows = jnp.array([row for row, view in enumerate(views) if modality in view])
+            raw = parts.decode(modality, states[rows])
+            value = jnp.broadcast_to(
+                targets.values[modality], (len(rows), *targets.values[modality].shape)
+            )
+            log_prob = likelihoods[modality].log_prob(raw, value)
+            scored = jnp.where(targets.observed[modality], log_prob, 0.0)
+            share_here = share[rows][..., None] * weights.modality.get(modality, 1.0)
+            terms[f"{name}_nll"] -= jnp.sum(share_here * scored)
+        terms[f"{name}_kl"] = jnp.sum(share * steps)
+
+    if weights.filter:
+        noise = filtering.particles(filter_key, 1, *size)
+        stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
+        chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
+        states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0]))
+        add_bound("filter", weights.filter, weights.filter_alone, chain.filtered, chain.message, states)
+    if weights.smoother:
+        stacked = _stack(evidence, _views(names, weights.smoother_alone)[0])
+        offsets = points.offsets(points_key, *size)
+        filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
+        noise = filtering.particles(smoother_key, 1, *size)[:, :, 0]
+        smooth = smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
+        add_bound(
+            "smoother",
+            weights.smoother,
+            weights.smoother_alone,
+            smooth.posterior,
+            smooth.prior,
+            smooth.states,
+        )
+    count = jnp.sum(targets.valid)
+    if weights.match:
+        terms["match"] = weights.match * count * prior_matching(parts, match_key, weights.match_particles)
+    return Loss(terms, count)
+
+
+def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:
+    """KL(p(z) || match E p(z' | z)) over z ~ p(z), forwards plus backwards, in nats."""
+    prior = Moments(*(leaf[:, None] for leaf in parts.prior))
+    noise = jax.random.normal(key, (2, parts.latent, count, 1))
+    divergence = jnp.zeros(())
+    for transition, draws in zip((parts.forward, parts.backward), noise, strict=True):
+        matched = filtering.predict(transition, parts.prior, prior, draws)
+        divergence += jnp.sum(gaussian.kl(prior, matched))
+    return divergence
+
+
+def _views(names: Sequence[str], alone: float) -> tuple[list[tuple[str, ...]], list[float]]:
+    """The views and their weights: everything, and each modality alone if it has a weight."""
+    single = [(name,) for name in names] if alone and len(names) > 1 else []
+    return [tuple(names), *single], [1.0, *(alone for _ in single)]
+
+
+def _stack(evidence: Mapping[str, Gaussian], views: Sequence[tuple[str, ...]]) -> Gaussian:
+    """Each view's evidence, ``(view, batch, time, latent)``."""
+    joint = [gaussian.product(*(evidence[name] for name in view)) for view in views]
+    return Gaussian(*(jnp.stack(leaves) for leaves in zip(*joint, strict=True)))

@@ -1,0 +1,167 @@
+"""Incomplete multimodal time series, and the glossary of axes used everywhere.
+
+Axes: `batch` (series), `time`, `feature` (of one modality), `latent` (of the state z),
+`particle`, `view` (a subset of the modalities). Public arrays are
+``(*batch, time, feature)``, with any further axes (view, sample) in front.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jax import numpy as jnp
+
+from jdmm.errors import InputError
+
+Array = jax.Array | np.ndarray
+
+
+@struct.dataclass
+class Series:
+    """A batch of series in which any value may be missing.
+
+    Attributes:
+        values: modality -> ``(batch, time, feature)``, float32, 0 where not observed.
+        observed: modality -> mask of the same shape; False in the padding behind a series' end.
+        lengths: ``(batch,)`` int32, the number of time steps of each series.
+    """
+
+    values: dict[str, Any]
+    observed: dict[str, Any]
+    lengths: Any
+
+    @property
+    def time(self) -> int:
+        """Number of time steps of the padded batch."""
+        return next(iter(self.values.values())).shape[-2]
+
+    @property
+    def batch(self) -> int:
+        """Number of series."""
+        return self.lengths.shape[0]
+
+    @property
+    def valid(self) -> Any:
+        """``(batch, time)``: whether a step lies within its series' length."""
+        return jnp.arange(self.time)[None, :] < self.lengths[:, None]
+
+    def take(self, index: Any) -> "Series":
+        """The series at `index` (an integer array or a slice) of the batch axis."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def hide(self, keep: Mapping[str, Any]) -> "Series":
+        """The same batch with only the values where `keep` holds; hidden values become 0."""
+        observed = {name: mask & keep[name] for name, mask in self.observed.items()}
+        values = {
+            name: jnp.where(observed[name], value, 0.0) for name, value in self.values.items()
+        }
+        return self.replace(values=values, observed=observed)  # type: ignore[attr-defined]
+
+    def pad(self, before: int = 0, after: int = 0) -> "Series":
+        """Every series lengthened by unobserved steps: what is to be extrapolated.
+
+        Raises:
+            InputError: if a number is negative, or if steps are to follow series of different
+                lengths (pad those one by one, or give them as NaN rows).
+        """
+        if before < 0 or after < 0:
+            raise InputError(f"expected steps >= 0 to pad, got before={before}, after={after}")
+        if after and (np.asarray(self.lengths) != self.time).any():
+            raise InputError("expected series of one length to pad behind: append NaN rows instead")
+        width = ((0, 0), (before, after), (0, 0))
+        return Series(
+            values={name: jnp.pad(value, width) for name, value in self.values.items()},
+            observed={name: jnp.pad(mask, width) for name, mask in self.observed.items()},
+            lengths=self.lengths + before + after,
+        )
+
+
+def series_from_arrays(
+    values: Mapping[str, Any],
+    observed: Mapping[str, Any] | None = None,
+    lengths: Sequence[int] | np.ndarray | None = None,
+) -> Series:
+    """Builds a `Series` from what a user has; NaN means missing.
+
+    Args:
+        values: modality -> ``(batch, time, feature)``, or ``(batch, time)`` for one feature, or a
+            list of ``(time_i, feature)`` or ``(time_i,)`` arrays of different lengths.
+        observed: modality -> mask in the form of `values`; without it, everything that is not NaN.
+        lengths: ``(batch,)`` steps of each padded series; without it, the lists' own, or all.
+
+    Raises:
+        InputError: if shapes, lengths or modalities disagree, a series is empty, or an observed
+            value is infinite.
+    """
+    if not values:
+        raise InputError("expected at least one modality, got none")
+    observed = observed or {}
+    if unknown := sorted(set(observed) - set(values)):
+        raise InputError(f"expected masks for {sorted(values)}, got one for {unknown[0]!r}")
+
+    arrays: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        arrays[name], found[name] = _padded(f"modality {name!r}", value, np.float32, np.nan)
+        if name in observed:
+            masks[name], steps = _padded(f"mask of {name!r}", observed[name], bool, False)
+            if masks[name].shape != arrays[name].shape or (steps != found[name]).any():
+                raise InputError(
+                    f"expected a mask of shape {arrays[name].shape} for {name!r}, and of its "
+                    f"lengths, got {masks[name].shape}"
+                )
+        else:
+            masks[name] = np.ones(arrays[name].shape, bool)
+
+    first = next(iter(arrays))
+    for name, array in arrays.items():
+        if array.shape[:2] != arrays[first].shape[:2] or (found[name] != found[first]).any():
+            raise InputError(
+                f"expected the same series and lengths in every modality: {first!r} has "
+                f"(batch, time) {arrays[first].shape[:2]}, {name!r} has {array.shape[:2]}"
+            )
+    batch, time = arrays[first].shape[:2]
+    steps = found[first] if lengths is None else np.asarray(lengths)
+    if steps.shape != (batch,) or not np.issubdtype(steps.dtype, np.integer):
+        raise InputError(
+            f"expected {batch} whole numbers as lengths, got {steps.dtype} of shape {steps.shape}"
+        )
+    if batch == 0 or (steps < 1).any() or (steps > time).any():
+        raise InputError(
+            f"expected lengths between 1 and {time} for at least one series, got "
+            f"{steps.tolist()[:8]}"
+        )
+
+    inside = (np.arange(time) < steps[:, None])[..., None]
+    for name, array in arrays.items():
+        masks[name] = masks[name] & inside & ~np.isnan(array)
+        if np.isinf(array[masks[name]]).any():
+            where = np.argwhere(masks[name] & np.isinf(array))[0].tolist()
+            raise InputError(
+                f"expected finite float32 values or NaN in modality {name!r}, got an infinity at "
+                f"(series, step, feature) {tuple(where)}: mark it as missing"
+            )
+        arrays[name] = np.where(masks[name], array, 0).astype(np.float32)
+    return Series(values=arrays, observed=masks, lengths=steps.astype(np.int32))
+
+
+def _padded(what: str, value: Any, dtype: Any, fill: Any) -> tuple[np.ndarray, np.ndarray]:
+    """``(batch, time, feature)`` padded with `fill`, and ``(batch,)`` lengths."""
+    try:
+        with np.errstate(over="ignore"):  # beyond float32: an infinity, which the caller reports
+            rows = [np.asarray(row, dtype) for row in value]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected numbers in {what}, got something else ({error})") from None
+    rows = [row[:, None] if row.ndim == 1 else row for row in rows]
+    shapes = {row.shape[1:] for row in rows}
+    if not rows or len(shapes) != 1 or rows[0].ndim != 2 or 0 in rows[0].shape[1:]:
+        got = [row.shape for row in rows[:3]]
+        raise InputError(f"expected {what} as (batch, time, feature), got series of shapes {got}")
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), lengths.max(), *rows[0].shape[1:]), fill, dtype)
+    for row, target in zip(rows, padded, strict=True):
+        target[: len(row)] = row
+    return padded, lengths

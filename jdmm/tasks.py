@@ -1,0 +1,137 @@
+"""The inference tasks of Tan et al. 2020, section 7 of the paper's supplement, and their scores."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm import corruption
+from jdmm.errors import InputError
+from jdmm.prediction import Prediction
+from jdmm.series import Series
+
+Keep = dict[str, jax.Array]
+Task = Callable[[jax.Array, Series], Keep]
+
+
+def reconstruction(key: jax.Array, series: Series) -> Keep:
+    """Everything is shown."""
+    del key
+    return _same(series, corruption.segment(series.lengths, series.time, 0.0, 1.0))
+
+
+def drop_half(key: jax.Array, series: Series) -> Keep:
+    """A random half of the steps of each modality is hidden, independently."""
+    return {
+        name: corruption.scattered(
+            jax.random.fold_in(key, index), series.lengths, series.time, 0.5
+        )
+        for index, name in enumerate(sorted(series.values))
+    }
+
+
+def forward_extrapolation(key: jax.Array, series: Series) -> Keep:
+    """The first 75 % are shown."""
+    del key
+    return _same(series, corruption.segment(series.lengths, series.time, 0.0, 0.75))
+
+
+def backward_extrapolation(key: jax.Array, series: Series) -> Keep:
+    """The last 75 % are shown."""
+    del key
+    return _same(series, corruption.segment(series.lengths, series.time, 0.25, 1.0))
+
+
+def conditional_generation(key: jax.Array, series: Series) -> Keep:
+    """The first modality is shown, and the first 25 % of the others."""
+    del key
+    names = list(series.values)
+    part = corruption.segment(series.lengths, series.time, 0.0, 0.25)
+    return {name: jnp.ones_like(part) if name == names[0] else part for name in names}
+
+
+TASKS: dict[str, Task] = {
+    task.__name__: task
+    for task in (
+        reconstruction,
+        drop_half,
+        forward_extrapolation,
+        backward_extrapolation,
+        conditional_generation,
+    )
+}
+
+
+def show(names: Sequence[str], series: Series, key: jax.Array) -> Series:
+    """What the tasks `names` show of `series`, stacked: ``(task * batch, ...)``, task by task.
+
+    Raises:
+        InputError: if a name is not one of `TASKS`.
+    """
+    for name in names:
+        if name not in TASKS:
+            raise InputError(f"expected tasks among {', '.join(TASKS)}, got {name!r}")
+    shown = [
+        series.hide(TASKS[name](jax.random.fold_in(key, list(TASKS).index(name)), series))
+        for name in names
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *shown)
+
+
+def squared_error(
+    mean: Mapping[str, Any], truth: Mapping[str, Any], counted: Mapping[str, Any]
+) -> Any:
+    """Per series, squared error summed over modalities and features, averaged over its steps.
+
+    Args:
+        mean: modality -> ``(batch, time, feature)`` prediction.
+        truth: the same of the truth.
+        counted: masks; a step counts if any of its values does.
+
+    Returns:
+        ``(batch,)``.
+    """
+    errors = sum(
+        jnp.sum(jnp.where(counted[name], (mean[name] - truth[name]) ** 2, 0.0), -1) for name in mean
+    )
+    steps = jnp.any(jnp.concatenate([counted[name] for name in mean], -1), -1)
+    return jnp.sum(errors, -1) / jnp.maximum(jnp.sum(steps, -1), 1)
+
+
+def score(
+    prediction: Prediction, shown: Series, targets: Series, clean: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Scores of one task over a split.
+
+    Returns:
+        "mse_noisy" and, with `clean`, "mse_clean": mean and sd over series of `squared_error` over
+        all steps, shown ones too; "coverage95" and "nll" (nats per value) over the values that
+        were hidden, or all if none was.
+    """
+    truths = {"mse_noisy": targets.values} | ({} if clean is None else {"mse_clean": clean})
+    scores: dict[str, Any] = {}
+    for name, truth in truths.items():
+        errors = np.asarray(squared_error(prediction.mean, truth, targets.observed))
+        scores[name] = {"mean": float(errors.mean()), "sd": float(errors.std())}
+    names = list(targets.values)
+    flat = {
+        "value": targets.values,
+        "lower": prediction.lower,
+        "upper": prediction.upper,
+        "log_prob": prediction.log_prob,
+        "observed": targets.observed,
+        "shown": shown.observed,
+    }
+    flat = {k: np.concatenate([np.ravel(v[name]) for name in names]) for k, v in flat.items()}
+    hidden = flat["observed"] & ~flat["shown"]
+    counted = hidden if hidden.any() else flat["observed"]
+    inside = (flat["lower"] <= flat["value"]) & (flat["value"] <= flat["upper"])
+    scores["coverage95"] = float(inside[counted].mean())
+    scores["nll"] = float(-flat["log_prob"][counted].mean())
+    return scores
+
+
+def _same(series: Series, keep: jax.Array) -> Keep:
+    return {name: keep for name in series.values}

@@ -1,0 +1,373 @@
+"""Optimisation: the train step, its schedules, and the loop over epochs. No files, no devices.
+
+The loop is a generator, so that its caller decides what to keep, to show and to write. All
+randomness comes from the seed, the step and the epoch: what is told by `Progress` is enough to go
+on as if never interrupted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from flax import struct
+from jax import numpy as jnp
+
+from jdmm import corruption
+from jdmm.errors import DivergenceError, InputError
+from jdmm.objectives import Loss
+from jdmm.series import Series
+
+Variables = Any
+Scorer = Callable[[Variables], dict[str, float]]
+"""Variables -> named validation figures, with a "score" to be minimised."""
+
+
+class Model(Protocol):
+    """What training asks of a model."""
+
+    def init(self, key: jax.Array, series: Series) -> Variables:
+        """Fresh variables for series of this form."""
+        ...
+
+    def loss(self, variables: Variables, series: Series, targets: Series, key: jax.Array) -> Loss:
+        """Numerators and count: `series` is shown, `targets` are scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training series.
+        batch_size: series per step.
+        learning_rate: the highest of the schedule.
+        schedule: "cosine" (to 0 at the last step) or "constant", after the warm-up.
+        warmup_epochs: of linearly rising learning rate.
+        weight_decay: L2 penalty added to the gradient, as in Adam with weight decay of [T20].
+        clip_norm: largest global norm of a gradient; 0 for none.
+        average: decay per step of the moving average of the variables that is validated and kept;
+            0 for the last variables themselves.
+        beta_epochs: of beta rising linearly from 0 to 1.
+        burst: fraction of each training series and modality hidden in one stretch.
+        validate_every: epochs between validations (and checkpoints).
+        patience: validations without improvement before stopping; 0 for never.
+    """
+
+    epochs: int = 100
+    batch_size: int = 25
+    learning_rate: float = 0.02
+    schedule: str = "cosine"
+    warmup_epochs: float = 3.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    average: float = 0.99
+    beta_epochs: float = 30.0
+    burst: float = 0.1
+    validate_every: int = 5
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        expectations = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
+            "schedule": (self.schedule in ("cosine", "constant"), "'cosine' or 'constant'"),
+            "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "within 0..epochs"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "clip_norm": (0 <= self.clip_norm < math.inf, "0 (none) or more"),
+            "average": (0 <= self.average < 1, "within 0..1, below 1"),
+            "beta_epochs": (0 <= self.beta_epochs < math.inf, "0 or more"),
+            "burst": (0 <= self.burst <= 1, "within 0..1"),
+            "validate_every": (self.validate_every >= 1, "at least 1"),
+            "patience": (self.patience >= 0, "0 (never) or more"),
+        }
+        for name, (holds, expected) in expectations.items():
+            if not holds:
+                raise InputError(f"expected {name} {expected}, got {getattr(self, name)!r}")
+
+
+@struct.dataclass
+class TrainState:
+    """What a step changes: everything that must survive a restart, as one tree of arrays."""
+
+    step: Any
+    variables: Any
+    average: Any
+    optimizer: Any
+
+
+@dataclass
+class Progress:
+    """Where a training run stands, complete for resuming.
+
+    Attributes:
+        state: the train state.
+        best: the averaged variables of the best validation so far.
+        best_score: their score; None before the first validation.
+        best_epoch: epochs behind them.
+        stale: validations since.
+        sums: metric -> sum over the steps of the unfinished epoch.
+        seconds: spent in training so far.
+        record: figures of the epoch just finished, None if it was interrupted.
+    """
+
+    state: TrainState
+    best: Any
+    best_score: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    record: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Step counts of a run and the values that follow from them."""
+
+    settings: TrainSettings
+    series: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last, smaller batch counts too."""
+        return math.ceil(self.series / self.settings.batch_size)
+
+    def learning_rate(self, step: Any) -> Any:
+        """Linear warm-up, then cosine decay or a constant."""
+        settings = self.settings
+        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
+        total = settings.epochs * self.steps_per_epoch
+        peak = settings.learning_rate
+        if settings.schedule == "constant":
+            following = optax.constant_schedule(peak)
+        else:
+            following = optax.cosine_decay_schedule(peak, max(total - warmup, 1))
+        rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
+        return optax.join_schedules([rise, following], [warmup])(step)
+
+    def beta(self, step: Any) -> Any:
+        """Weight of the divergences: linear from 0 to 1 over `beta_epochs`, then 1."""
+        rising = round(self.settings.beta_epochs * self.steps_per_epoch)
+        return jnp.minimum(step / rising, 1.0) if rising else jnp.ones(())
+
+    def rows(self, seed: int, epoch: int) -> np.ndarray:
+        """``(step, batch)`` series of an epoch in random order; -1 fills up the last batch."""
+        order = np.random.default_rng((seed, epoch)).permutation(self.series)
+        size = self.steps_per_epoch * self.settings.batch_size
+        filled = np.concatenate([order, np.full(size - self.series, -1)])
+        return filled.reshape(self.steps_per_epoch, -1).astype(np.int32)
+
+
+def optimizer(schedule: Schedule) -> optax.GradientTransformation:
+    """Adam with L2 weight decay behind a clipped gradient."""
+    settings = schedule.settings
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity(),
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.adam(schedule.learning_rate),
+    )
+
+
+def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[..., Any]:
+    """``(state, series, rows) -> (state, metrics)``, pure, to be compiled once.
+
+    `series` is the whole training set, `rows` says which of them make the batch.
+    """
+    optimise = optimizer(schedule)
+    settings = schedule.settings
+
+    def train_step(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
+        targets = _batch(series, rows)
+        burst_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        keep = {
+            name: corruption.burst(
+                jax.random.fold_in(burst_key, index), targets.lengths, targets.time, settings.burst
+            )
+            for index, name in enumerate(sorted(targets.values))
+        }
+        shown = targets.hide(keep)
+        beta = schedule.beta(state.step)
+
+        def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
+            loss = model.loss(variables, shown, targets, loss_key)
+            return loss.total(beta), loss.means()
+
+        (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
+        updates, memory = optimise.update(gradient, state.optimizer, state.variables)
+        variables = optax.apply_updates(state.variables, updates)
+        metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(
+            step=state.step + 1,
+            variables=variables,
+            average=optax.incremental_update(variables, state.average, 1.0 - settings.average),
+            optimizer=memory,
+        ), metrics
+
+    return train_step
+
+
+def start(model: Model, series: Series, settings: TrainSettings, seed: int) -> Progress:
+    """The state before the first step."""
+    schedule = Schedule(settings, series.batch)
+    variables = model.init(jax.random.key(seed), series.take(slice(0, 1)))
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        average=variables,
+        optimizer=optimizer(schedule).init(variables),
+    )
+    return Progress(state=state, best=variables)
+
+
+def run_epochs(
+    model: Model,
+    series: Series,
+    settings: TrainSettings,
+    seed: int,
+    progress: Progress,
+    score: Scorer | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_step: Callable[[], Any] = lambda: None,
+) -> Iterator[Progress]:
+    """Trains from `progress` on, and yields it after every epoch and when interrupted.
+
+    Args:
+        model: has `init` and `loss`.
+        series: all training series.
+        settings: how to train.
+        seed: of batches, deletions and noise.
+        progress: from `start`, or a restored one; changed in place.
+        score: validation, run every `validate_every` epochs and after the last; without it the
+            last variables are the best.
+        interrupted: asked after every step; once true, the run yields and ends.
+        on_step: called after every step, for a progress bar.
+
+    Raises:
+        DivergenceError: if a metric is not finite, naming it and the step; `progress` then stands
+            as it was yielded last.
+        InputError: if a batch is larger than the training set.
+    """
+    if settings.batch_size > series.batch:
+        raise InputError(
+            f"expected batch_size of at most the {series.batch} training series, "
+            f"got {settings.batch_size}"
+        )
+    schedule = Schedule(settings, series.batch)
+    train_step = jax.jit(make_train_step(model, schedule, seed), donate_argnums=0)
+    series = jax.tree.map(jnp.asarray, series)
+    # the step consumes its state; what the caller holds in `progress` must outlive it
+    state = jax.tree.map(jnp.copy, progress.state)
+    per_epoch = schedule.steps_per_epoch
+    epoch, done = divmod(int(state.step), per_epoch)
+    while epoch < settings.epochs and not _exhausted(progress, settings):
+        began = time.perf_counter()
+        measured = []
+        for rows in schedule.rows(seed, epoch)[done:]:
+            state, metrics = train_step(state, series, rows)
+            measured.append(metrics)
+            on_step()
+            if interrupted():
+                break
+        first_step = epoch * per_epoch + done
+        _accumulate(progress.sums, jax.device_get(measured), first_step)
+        progress.state = jax.tree.map(jnp.copy, state)
+        progress.seconds += time.perf_counter() - began
+        done += len(measured)
+        if done < per_epoch:
+            progress.record = None
+            yield progress
+            return
+        epoch, done = epoch + 1, 0
+        step = epoch * per_epoch
+        progress.record = {
+            "epoch": epoch,
+            "step": step,
+            **{f"train/{name}": total / per_epoch for name, total in progress.sums.items()},
+            "train/beta": float(schedule.beta(step)),
+            "train/learning_rate": float(schedule.learning_rate(step)),
+        }
+        progress.sums = {}
+        last = epoch == settings.epochs
+        if score is None:
+            progress.best, progress.best_epoch = progress.state.average, epoch
+        elif epoch % settings.validate_every == 0 or last:
+            _validate(progress, score, epoch)
+        yield progress
+
+
+def fit(
+    model: Model,
+    series: Series,
+    validation: Series | None = None,
+    settings: TrainSettings | None = None,
+    seed: int = 0,
+) -> Variables:
+    """Trains `model` and returns its best variables: training in one line.
+
+    With `validation` series, the variables of the lowest validation loss; else the last averaged.
+    """
+    settings = settings or TrainSettings()
+    score = None if validation is None else loss_scorer(model, validation, seed)
+    progress = start(model, series, settings, seed)
+    for progress in run_epochs(model, series, settings, seed, progress, score):
+        pass
+    return progress.best
+
+
+def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
+    """Scores variables by their loss (beta = 1) on complete validation series, in one batch."""
+
+    @jax.jit
+    def evaluate(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
+        loss = model.loss(variables, validation, validation, jax.random.key(seed))
+        return loss.total(1.0), loss.means()
+
+    def score(variables: Variables) -> dict[str, float]:
+        total, terms = jax.device_get(evaluate(variables))
+        return {"score": float(total), "loss": float(total), **{k: float(v) for k, v in terms.items()}}
+
+    return score
+
+
+def _batch(series: Series, rows: jax.Array) -> Series:
+    """The series `rows`; those of index -1 are empty, of length 0."""
+    batch = series.take(rows)
+    real = rows >= 0
+    batch = batch.replace(lengths=jnp.where(real, batch.lengths, 0))  # type: ignore[attr-defined]
+    return batch.hide({name: real[:, None, None] for name in batch.values})
+
+
+def _validate(progress: Progress, score: Scorer, epoch: int) -> None:
+    """Adds validation figures to the record and keeps the best variables."""
+    figures = score(progress.state.average)
+    assert progress.record is not None
+    progress.record |= {f"validation/{name}": value for name, value in figures.items()}
+    if progress.best_score is None or figures["score"] < progress.best_score:
+        progress.best, progress.best_score = progress.state.average, figures["score"]
+        progress.best_epoch, progress.stale = epoch, 0
+    else:
+        progress.stale += 1
+
+
+def _exhausted(progress: Progress, settings: TrainSettings) -> bool:
+    return bool(settings.patience) and progress.stale >= settings.patience
+
+
+def _accumulate(sums: dict[str, float], measured: list[dict[str, Any]], first_step: int) -> None:
+    """Adds each step's metrics, in order, so that an interrupted epoch ends with the same sums."""
+    for offset, metrics in enumerate(measured):
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                raise DivergenceError(
+                    f"{name} is {float(value)} at step {first_step + offset}: training stopped; "
+                    "try a lower learning_rate or a smaller clip_norm"
+                )
+            sums[name] = sums.get(name, 0.0) + float(value)

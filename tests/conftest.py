@@ -1,0 +1,18 @@
+"""Settings that hold before jax starts, and strict numerics for every test."""
+
+import os
+
+os.environ["NPROC"] = "16"  # XLA's thread pool: collectives over several CPU devices hang on a small one
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,160 @@
+"""Exact answers from brute force: one dense joint Gaussian per latent dimension, numpy float64.
+
+The model is a stationary AR(1) in each latent dimension. Evidence at step t is a factor
+exp(shift z - precision z^2 / 2), given as arrays ``(time, latent)``; (0, 0) where missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm.gaussian import Gaussian, Moments
+from jdmm.networks import GatedTransition
+
+TIME = 6
+
+PRESENT = {
+    "nothing missing": [1, 1, 1, 1, 1, 1],
+    "one step missing": [1, 1, 0, 1, 1, 1],
+    "stretch missing": [1, 0, 0, 0, 1, 1],
+    "tail missing": [1, 1, 1, 0, 0, 0],
+    "head missing": [0, 0, 0, 1, 1, 1],
+    "everything missing": [0, 0, 0, 0, 0, 0],
+    "one step seen": [0, 0, 1, 0, 0, 0],
+    "T = 1": [1],
+    "T = 1, missing": [0],
+}
+"""Which steps have evidence: the cases that every recursion has to get right."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """z' | z ~ N(mean + decay (z - mean), (1 - decay^2) sd^2), per latent dimension.
+
+    N(mean, sd^2) is stationary and the chain reversible: its backward kernel is the same.
+    """
+
+    decay: tuple[float, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    @property
+    def prior(self) -> Moments:
+        """The stationary distribution."""
+        return Moments(np.array(self.mean), np.array(self.sd) ** 2)  # type: ignore[arg-type]
+
+    def kernel(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of z' | z for states ``(..., latent)``."""
+        decay, mean, sd = np.array(self.decay), np.array(self.mean), np.array(self.sd)
+        return mean + decay * (z - mean), np.broadcast_to((1 - decay**2) * sd**2, z.shape)
+
+    def transition(self, z: jax.Array) -> Moments:
+        """Moments of the quotient p(z' | z) / p(z'), for one state: what the library asks for."""
+        decay, mean, sd = np.array(self.decay), np.array(self.mean), np.array(self.sd)
+        variance = (1 - decay**2) * sd**2
+        precision = 1 / variance - 1 / sd**2
+        shift = (mean + decay * (z - mean)) / variance - mean / sd**2
+        return Moments(shift / precision, 1 / precision + 0 * z)
+
+
+CHAINS = {
+    1: Chain(decay=(0.9,), mean=(0.4,), sd=(1.3,)),
+    3: Chain(decay=(0.95, 0.5, -0.7), mean=(0.5, -1.0, 0.0), sd=(1.5, 0.8, 1.0)),
+}
+"""By the number of latent dimensions."""
+
+WINDOWS: dict[str, Callable[[int, np.ndarray], np.ndarray]] = {
+    "future": lambda t, s: s > t,
+    "present and future": lambda t, s: s >= t,
+    "past": lambda t, s: s < t,
+    "present and past": lambda t, s: s <= t,
+    "all": lambda t, s: s >= 0,
+}
+"""Which evidence s a posterior of z_t is given."""
+
+
+def draw_evidence(seed: int, present: np.ndarray | list[int], latent: int) -> Gaussian:
+    """Random evidence ``(time, latent)`` at the steps `present`, (0, 0) at the others."""
+    rng = np.random.default_rng(seed)
+    keep = np.array(present, bool)[:, None]
+    precision = rng.uniform(0.3, 4.0, (len(present), latent))
+    shift = precision * rng.normal(0, 1.5, precision.shape)
+    return Gaussian(np.where(keep, precision, 0), np.where(keep, shift, 0))  # type: ignore[arg-type]
+
+
+def _prior_covariance(chain: Chain, latent: int, time: int) -> np.ndarray:
+    lag = np.abs(np.arange(time)[:, None] - np.arange(time)[None, :])
+    return chain.sd[latent] ** 2 * np.array(chain.decay[latent]) ** lag
+
+
+def joint(chain: Chain, evidence: Gaussian) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``(latent, time)`` and covariance ``(latent, time, time)`` of p(z_{1:T} | evidence)."""
+    time, latent = evidence.precision.shape
+    means, covariances = [], []
+    for d in range(latent):
+        prior = np.linalg.inv(_prior_covariance(chain, d, time))
+        covariance = np.linalg.inv(prior + np.diag(evidence.precision[:, d]))
+        shift = prior @ np.full(time, chain.mean[d]) + evidence.shift[:, d]
+        means.append(covariance @ shift)
+        covariances.append(covariance)
+    return np.array(means), np.array(covariances)
+
+
+def _restrict(evidence: Gaussian, t: int, window: str) -> Gaussian:
+    keep = WINDOWS[window](t, np.arange(len(evidence.precision)))[:, None]
+    return Gaussian(np.where(keep, evidence.precision, 0), np.where(keep, evidence.shift, 0))  # type: ignore[arg-type]
+
+
+def marginals(chain: Chain, evidence: Gaussian, window: str) -> Moments:
+    """Moments ``(time, latent)`` of z_t given the evidence in a window of `WINDOWS`."""
+    mean, variance = [], []
+    for t in range(len(evidence.precision)):
+        m, covariance = joint(chain, _restrict(evidence, t, window))
+        mean.append(m[:, t])
+        variance.append(covariance[:, t, t])
+    return Moments(np.array(mean), np.array(variance))  # type: ignore[arg-type]
+
+
+def conditionals(chain: Chain, evidence: Gaussian, states: np.ndarray) -> Moments:
+    """Moments ``(time, latent)`` of q(z_t | z_{t-1}, x_{t:T}) at given states ``(time, latent)``."""
+    mean, variance = [], []
+    for t in range(len(states)):
+        m, c = joint(chain, _restrict(evidence, t, "present and future"))
+        if t == 0:
+            mean.append(m[:, 0])
+            variance.append(c[:, 0, 0])
+            continue
+        gain = c[:, t, t - 1] / c[:, t - 1, t - 1]
+        mean.append(m[:, t] + gain * (states[t - 1] - m[:, t - 1]))
+        variance.append(c[:, t, t] - gain * c[:, t, t - 1])
+    return Moments(np.array(mean), np.array(variance))  # type: ignore[arg-type]
+
+
+def log_evidence(chain: Chain, evidence: Gaussian) -> float:
+    """log of the integral of p(z_{1:T}) times every factor exp(shift z - precision z^2 / 2)."""
+    mean, covariance = joint(chain, evidence)
+    time, total = mean.shape[1], 0.0
+    for d in range(len(mean)):
+        prior = _prior_covariance(chain, d, time)
+        start = np.full(time, chain.mean[d])
+        total += np.linalg.slogdet(covariance[d])[1] - np.linalg.slogdet(prior)[1]
+        total += mean[d] @ np.linalg.solve(covariance[d], mean[d])
+        total -= start @ np.linalg.solve(prior, start)
+    return 0.5 * total
+
+
+def log_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Elementwise log N(z; mean, variance)."""
+    return -0.5 * ((z - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+
+
+def gated_transition(latent: int, hidden: int, seed: int):
+    """The library's transition with random double precision parameters: ``(apply, parameters)``."""
+    module = GatedTransition(latent, hidden)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(latent))
+    rng = np.random.default_rng(seed)
+    parameters = jax.tree.map(lambda leaf: jnp.array(rng.normal(0, 0.7, leaf.shape)), shapes)
+    return module.apply, parameters

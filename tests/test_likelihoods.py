@@ -1,0 +1,149 @@
+"""Likelihoods against numpy closed forms, normalisation, and the statistics of their draws."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from oracles import log_normal
+
+from jdmm.likelihoods import Bernoulli, Categorical, Normal, mixture_log_prob, positive
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RNG = np.random.default_rng(0)
+GRID = np.linspace(-40.0, 40.0, 80_001)
+STEP = GRID[1] - GRID[0]
+MEAN, RAW_SD = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
+SD = np.log1p(np.exp(RAW_SD)) + 1e-3
+LOGIT = RNG.normal(0, 2, (4, 3))
+LOGITS = RNG.normal(0, 2, (4, 3, 5))
+PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def raws(*arrays: np.ndarray) -> tuple[jax.Array, ...]:
+    return tuple(jnp.array(array) for array in arrays)
+
+
+def test_positive():
+    """log(1 + exp(raw)) + 0.001, at least the floor and linear far up."""
+    np.testing.assert_allclose(positive(jnp.array(RAW_SD)), SD, rtol=1e-12)
+    np.testing.assert_allclose(positive(jnp.array([-1e3, 1e3])), [1e-3, 1e3 + 1e-3])
+
+
+def test_normal_log_prob():
+    value = RNG.normal(size=(4, 3))
+    found = Normal().log_prob(raws(MEAN, RAW_SD), jnp.array(value))
+    np.testing.assert_allclose(found, log_normal(value, MEAN, SD**2), rtol=1e-10)
+
+
+def test_bernoulli_log_prob():
+    """v log p + (1 - v) log(1 - p), for fractional values too."""
+    value, p = RNG.uniform(size=(4, 3)), sigmoid(LOGIT)
+    found = Bernoulli().log_prob(raws(LOGIT), jnp.array(value))
+    np.testing.assert_allclose(found, value * np.log(p) + (1 - value) * np.log1p(-p), rtol=1e-10)
+
+
+def test_bernoulli_log_prob_of_extreme_logits():
+    """log sigmoid(-x) -> -x: where 1 - p rounds to 0, neither the value nor the slope is lost."""
+    logit, value = jnp.array([-200.0, 200.0, 200.0, -200.0]), jnp.array([1.0, 0.0, 1.0, 0.0])
+    np.testing.assert_allclose(Bernoulli().log_prob((logit,), value), [-200, -200, 0, 0], atol=1e-12)
+    slope = jax.grad(lambda x: Bernoulli().log_prob((x,), value).sum())(logit)
+    np.testing.assert_allclose(slope, [1, -1, 0, 0], atol=1e-12)
+
+
+def test_categorical_log_prob():
+    label = RNG.integers(0, 5, (4, 3))
+    found = Categorical(5).log_prob(raws(LOGITS), jnp.array(label, float))
+    expected = np.log(np.take_along_axis(PROBABILITIES, label[..., None], -1)[..., 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "likelihood, raw, values, weight",
+    [
+        (Normal(), (MEAN, RAW_SD), GRID, STEP),
+        (Bernoulli(), (LOGIT,), np.arange(2.0), 1.0),
+        (Categorical(5), (LOGITS,), np.arange(5.0), 1.0),
+    ],
+    ids=["normal", "bernoulli", "categorical"],
+)
+@pytest.mark.parametrize("mixture", [False, True])
+def test_normalisation(likelihood, raw, values, weight, mixture):
+    """Quadrature or the sum over all values is 1, also for the average over draws of the state."""
+    value = jnp.array(values)[:, None, None]
+    if mixture:  # four draws of a state with three features
+        raw = tuple(jnp.array(r)[:, None, None] for r in raw)
+        density = mixture_log_prob(likelihood, raw, jnp.tile(value, (1, 1, 3)))
+    else:
+        raw = tuple(jnp.array(r)[None] for r in raw)
+        density = likelihood.log_prob(raw, jnp.tile(value, (1, 4, 3)))
+    np.testing.assert_allclose(jnp.exp(density).sum(0) * weight, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "likelihood, raw, mean, variance",
+    [
+        (Normal(), (MEAN, RAW_SD), MEAN, SD**2),
+        (Bernoulli(), (LOGIT,), sigmoid(LOGIT), sigmoid(LOGIT) * sigmoid(-LOGIT)),
+        (
+            Categorical(5),
+            (LOGITS,),
+            PROBABILITIES @ np.arange(5),
+            PROBABILITIES @ np.arange(5) ** 2 - (PROBABILITIES @ np.arange(5)) ** 2,
+        ),
+    ],
+    ids=["normal", "bernoulli", "categorical"],
+)
+def test_draws(likelihood, raw, mean, variance):
+    """Mean and variance of 20000 draws within 5 standard errors of the closed form."""
+    count = 20_000
+    many = tuple(jnp.broadcast_to(jnp.array(r), (count, *r.shape)) for r in raw)
+    draws = np.array(likelihood.sample(many, jax.random.key(1)))
+    assert draws.shape == (count, 4, 3)
+    assert (np.abs(draws.mean(0) - mean) < 5 * np.sqrt(variance / count)).all()
+    fourth = ((draws - mean) ** 4).mean(0)
+    error = np.sqrt((fourth - variance**2).clip(0) / count)
+    assert (np.abs(((draws - mean) ** 2).mean(0) - variance) < 5 * error + 1e-9).all()
+
+
+def test_categorical_draws_have_the_probabilities():
+    count = 20_000
+    many = jnp.broadcast_to(jnp.array(LOGITS), (count, *LOGITS.shape))
+    draws = np.array(Categorical(5).sample((many,), jax.random.key(2)))
+    frequency = (draws[..., None] == np.arange(5)).mean(0)
+    error = np.sqrt(PROBABILITIES * (1 - PROBABILITIES) / count)
+    assert (np.abs(frequency - PROBABILITIES) < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "likelihood, raw, expected",
+    [
+        (Normal(), (MEAN, RAW_SD), MEAN),
+        (Bernoulli(), (LOGIT,), sigmoid(LOGIT)),
+        (Categorical(5), (LOGITS,), PROBABILITIES.argmax(-1)),
+    ],
+    ids=["normal", "bernoulli", "categorical"],
+)
+def test_mean(likelihood, raw, expected):
+    """The mean, or the most probable class."""
+    np.testing.assert_allclose(likelihood.mean(raws(*raw)), expected, rtol=1e-12)
+
+
+def test_mixture_log_prob():
+    """log of the directly averaged densities."""
+    value = RNG.normal(size=3)
+    found = mixture_log_prob(Normal(), raws(MEAN, RAW_SD), jnp.array(value))
+    expected = np.log(np.exp(log_normal(value[None], MEAN, SD**2)).mean(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_mixture_log_prob_far_in_the_tail():
+    """Equal components far below the smallest float: their average is any one of them."""
+    raw = raws(np.zeros((4, 1)), np.zeros((4, 1)))
+    found = mixture_log_prob(Normal(), raw, jnp.array([1000.0]))
+    expected = log_normal(np.array([1000.0]), 0.0, (np.log(2) + 1e-3) ** 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
