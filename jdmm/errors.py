@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class DivergenceError(RuntimeError):
     """Training produced a value that is not finite; the message names the quantity and the step."""
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM came; what was done is saved, and the same command goes on from there."""

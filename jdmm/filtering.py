@@ -14,8 +14,15 @@ from jax import numpy as jnp
 from jdmm import gaussian
 from jdmm.gaussian import Gaussian, Moments
 
+REACH = 8.0
+"""What one step hands to the next lies within this many sd of the prior p(z), its own marginal.
+
+Far outside the data a young transition can be steep and sure of itself at once; a chain that
+strays there would grow by a factor at every step until it overflows.
+"""
+
 Transition = Callable[[jax.Array], Moments]
-"""One state ``(latent,)`` -> moments of the quotient p(z' | z) / p(z')."""
+"""States ``(latent, n)`` -> moments ``(latent, n)`` of the quotient p(z' | z) / p(z')."""
 
 
 class FilteredPosterior(NamedTuple):
@@ -36,13 +43,10 @@ def particles(key: jax.Array, count: int, batch: int, time: int, latent: int) ->
     neighbours in the batch, or the views that share it.
     """
 
-    def draw(series: jax.Array, step: jax.Array) -> jax.Array:
-        return jax.random.normal(
-            jax.random.fold_in(jax.random.fold_in(key, series), step), (latent, count)
-        )
+    def draw(series: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, series), (time, latent, count))
 
-    over_series = jax.vmap(draw, (0, None), out_axes=-1)
-    return jax.vmap(over_series, (None, 0))(jnp.arange(batch), jnp.arange(time))
+    return jax.vmap(draw, out_axes=-1)(jnp.arange(batch))
 
 
 def sigma_points(latent: int) -> jax.Array:
@@ -52,7 +56,7 @@ def sigma_points(latent: int) -> jax.Array:
 
 def map_states(transition: Transition, z: jax.Array) -> Moments:
     """`transition` over all axes of ``(latent, ...)`` but the first."""
-    flat = jax.vmap(transition, in_axes=1, out_axes=1)(z.reshape(z.shape[0], -1))
+    flat = transition(z.reshape(z.shape[0], -1))
     return Moments(flat.mean.reshape(z.shape), flat.variance.reshape(z.shape))
 
 
@@ -60,7 +64,7 @@ def predict(transition: Transition, prior: Moments, filtered: Moments, offsets: 
     """The message to the next step: match over points z^k of p(z') * q~(z' | z^k).
 
     Args:
-        transition: the quotient for one state.
+        transition: the quotient.
         prior: p(z), ``(latent,)``.
         filtered: f_t, ``(latent, *batch)``.
         offsets: points in units of sd, ``(latent, point, batch)``, broadcast over further axes.
@@ -69,7 +73,18 @@ def predict(transition: Transition, prior: Moments, filtered: Moments, offsets: 
     offsets = _align(offsets, rank + 1)
     points = gaussian.sample(Moments(*(leaf[:, None] for leaf in filtered)), offsets)
     stationary = Moments(*(_align(leaf, rank + 1, last=False) for leaf in prior))
-    return gaussian.moment_match(gaussian.condition(stationary, map_states(transition, points)), 1)
+    components = gaussian.condition(stationary, map_states(transition, points))
+    matched = gaussian.moment_match(components, 1)
+    return matched._replace(mean=plausible(matched.mean, prior))
+
+
+def plausible(states: jax.Array, prior: Moments) -> jax.Array:
+    """States ``(latent, *batch)`` held within `REACH` sd of the prior."""
+    mean, reach = (
+        _align(jax.lax.stop_gradient(leaf), states.ndim, last=False)
+        for leaf in (prior.mean, REACH * prior.sd)
+    )
+    return jnp.clip(states, mean - reach, mean + reach)
 
 
 def filter_step(
@@ -97,7 +112,7 @@ def backward_filter(
     whatever the padding, since nothing observed later can tell of z_t.
 
     Args:
-        transition: the backward transition quotient for one state.
+        transition: the backward transition as a quotient.
         prior: p(z), ``(latent,)``.
         evidence: product over modalities, ``(*batch, time, latent)``, (0, 0) where there is none.
         offsets: from `particles` or `sigma_points`.

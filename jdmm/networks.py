@@ -1,10 +1,8 @@
 """Flax networks: encoders, decoders and the gated transition (Tan et al. 2020, after Krishnan 2017).
 
-Encoders and decoders take batched arrays ``(..., feature)`` and ``(..., latent)``. A transition is
-written for one state ``(latent,)``; the recursions map it over states.
+Encoders and decoders take batched arrays ``(..., feature)`` and ``(..., latent)``. A transition
+takes states with the latent axis first, ``(latent, *states)``, as the recursions hold them.
 """
-
-from typing import Any
 
 import jax
 from flax import linen as nn
@@ -14,19 +12,21 @@ from jdmm.gaussian import Moments
 from jdmm.likelihoods import Likelihood, Raw, positive
 
 
-def _kernel_first(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """``kernel^T x`` for one vector x.
+class StateDense(nn.Module):
+    """A dense layer over the first axis: ``(latent, *states)`` -> ``(units, *states)``.
 
-    Mapped over a trailing axis of states this stays (feature, state): with the long axis last,
-    XLA's small matrix products on the CPU run twice as fast as with the features last.
+    With the long axis last, XLA's small matrix products on the CPU run several times faster than
+    `nn.Dense` with the features last, and so does everything elementwise that follows.
     """
-    return jax.lax.dot_general(kernel, x, (((0,), (0,)), ((), ())))
 
+    units: int
 
-class StateDense(nn.Dense):
-    """`nn.Dense` for one state, meant to be mapped over a trailing axis."""
-
-    dot_general: Any = _kernel_first
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """``kernel^T z + bias``."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (z.shape[0], self.units))
+        bias = self.param("bias", nn.initializers.zeros, (self.units,))
+        return jnp.tensordot(kernel, z, (0, 0)) + bias.reshape(-1, *(1,) * (z.ndim - 1))
 
 
 class GatedTransition(nn.Module):
@@ -40,7 +40,7 @@ class GatedTransition(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array) -> Moments:
-        """Moments ``(latent,)`` given one state ``(latent,)``."""
+        """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
 
         def perceptron(name: str) -> jax.Array:
             inner = nn.relu(StateDense(self.hidden, name=f"{name}_hidden")(z))

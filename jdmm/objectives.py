@@ -88,14 +88,14 @@ def mdmm_loss(
         steps = jnp.where(targets.valid, jnp.sum(gaussian.kl(posterior, prior), -1), 0.0)
         terms[f"{name}_nll"] = jnp.zeros(())
         for modality in names:
-            rows = jnp.array([row for row, view in enumerate(views) if modality in view])
-            raw = parts.decode(modality, states[rows])
+            rows = [row for row, view in enumerate(views) if modality in view]
+            raw = parts.decode(modality, jnp.stack([states[row] for row in rows]))
             value = jnp.broadcast_to(
                 targets.values[modality], (len(rows), *targets.values[modality].shape)
             )
             log_prob = likelihoods[modality].log_prob(raw, value)
             scored = jnp.where(targets.observed[modality], log_prob, 0.0)
-            share_here = share[rows][..., None] * weights.modality.get(modality, 1.0)
+            share_here = share[jnp.array(rows)][..., None] * weights.modality.get(modality, 1.0)
             terms[f"{name}_nll"] -= jnp.sum(share_here * scored)
         terms[f"{name}_kl"] = jnp.sum(share * steps)
 

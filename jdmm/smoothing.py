@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 
 from jdmm import gaussian
-from jdmm.filtering import Transition, _align, map_states, predict, time_major, time_minor
+from jdmm.filtering import Transition, _align, map_states, plausible, predict, time_major, time_minor
 from jdmm.gaussian import Gaussian, Moments
 
 
@@ -60,7 +60,8 @@ def conditional_smoother(
         """z_{t-1} -> z_t."""
         state, first = carry
         step, step_noise = inputs
-        expert = gaussian.mask(gaussian.natural(map_states(transition, state)), ~first)
+        reached = map_states(transition, plausible(state, prior))
+        expert = gaussian.mask(gaussian.natural(reached), ~first)
         conditional = gaussian.moments(gaussian.product(stationary, expert))
         posterior = gaussian.moments(gaussian.product(step, expert))
         state = gaussian.sample(posterior, _align(step_noise, rank))

@@ -221,7 +221,7 @@ def start(model: Model, series: Series, settings: TrainSettings, seed: int) -> P
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
-        average=variables,
+        average=jax.tree.map(jnp.copy, variables),
         optimizer=optimizer(schedule).init(variables),
     )
     return Progress(state=state, best=variables)

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ["NPROC"] = "16"  # XLA's thread pool: collectives over several CPU devices hang on a small one
+os.environ["NPROC"] = "16"  # XLA's threads: with few, collectives over several CPU devices hang
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402

@@ -6,10 +6,10 @@ exp(shift z - precision z^2 / 2), given as arrays ``(time, latent)``; (0, 0) whe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
-from jax import numpy as jnp
 
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.networks import GatedTransition
@@ -52,8 +52,11 @@ class Chain:
         return mean + decay * (z - mean), np.broadcast_to((1 - decay**2) * sd**2, z.shape)
 
     def transition(self, z: jax.Array) -> Moments:
-        """Moments of the quotient p(z' | z) / p(z'), for one state: what the library asks for."""
-        decay, mean, sd = np.array(self.decay), np.array(self.mean), np.array(self.sd)
+        """Moments of the quotient p(z' | z) / p(z') for states ``(latent, ...)``, as a network's."""
+        decay, mean, sd = (
+            np.reshape(leaf, (-1, *(1,) * (z.ndim - 1)))
+            for leaf in (self.decay, self.mean, self.sd)
+        )
         variance = (1 - decay**2) * sd**2
         precision = 1 / variance - 1 / sd**2
         shift = (mean + decay * (z - mean)) / variance - mean / sd**2
@@ -119,7 +122,7 @@ def marginals(chain: Chain, evidence: Gaussian, window: str) -> Moments:
 
 
 def conditionals(chain: Chain, evidence: Gaussian, states: np.ndarray) -> Moments:
-    """Moments ``(time, latent)`` of q(z_t | z_{t-1}, x_{t:T}) at given states ``(time, latent)``."""
+    """Moments ``(time, latent)`` of q(z_t | z_{t-1}, x_{t:T}) at states ``(time, latent)``."""
     mean, variance = [], []
     for t in range(len(states)):
         m, c = joint(chain, _restrict(evidence, t, "present and future"))
@@ -151,10 +154,37 @@ def log_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndar
     return -0.5 * ((z - mean) ** 2 / variance + np.log(2 * np.pi * variance))
 
 
-def gated_transition(latent: int, hidden: int, seed: int):
-    """The library's transition with random double precision parameters: ``(apply, parameters)``."""
-    module = GatedTransition(latent, hidden)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(latent))
+GATED = GatedTransition(latent=2, hidden=3)
+"""The library's own transition, for what has no closed form."""
+
+
+def gated_parameters(seed: int):
+    """Random double precision parameters of `GATED`."""
+    shapes = jax.eval_shape(GATED.init, jax.random.key(0), np.zeros(2))
     rng = np.random.default_rng(seed)
-    parameters = jax.tree.map(lambda leaf: jnp.array(rng.normal(0, 0.7, leaf.shape)), shapes)
-    return module.apply, parameters
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.7, leaf.shape), shapes)
+
+
+def apply_gated(parameters, z: jax.Array) -> Moments:
+    """`GATED` for states ``(latent, ...)``."""
+    return GATED.apply(parameters, z)  # type: ignore[return-value]
+
+
+def check_gradient(value_and_gradient: Callable, inputs: Any, step: float = 1e-6) -> Any:
+    """The gradient at `inputs`: finite, and equal to central differences in random directions.
+
+    One compiled function gives both, where `jax.test_util.check_grads` compiles three.
+    """
+    gradient = value_and_gradient(inputs)[1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), inputs)
+        high, low = (
+            value_and_gradient(jax.tree.map(lambda x, d, h=h: x + h * d, inputs, direction))[0]
+            for h in (step, -step)
+        )
+        products = jax.tree.map(lambda g, d: np.sum(np.array(g) * d), gradient, direction)
+        slope = sum(jax.tree.leaves(products))
+        np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-6, atol=1e-6)
+    return gradient

@@ -11,7 +11,7 @@ from jdmm.likelihoods import Bernoulli, Categorical, Normal, mixture_log_prob, p
 pytestmark = pytest.mark.usefixtures("x64")
 
 RNG = np.random.default_rng(0)
-GRID = np.linspace(-40.0, 40.0, 80_001)
+GRID = np.linspace(-40.0, 40.0, 20_001)
 STEP = GRID[1] - GRID[0]
 MEAN, RAW_SD = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
 SD = np.log1p(np.exp(RAW_SD)) + 1e-3
@@ -50,7 +50,8 @@ def test_bernoulli_log_prob():
 def test_bernoulli_log_prob_of_extreme_logits():
     """log sigmoid(-x) -> -x: where 1 - p rounds to 0, neither the value nor the slope is lost."""
     logit, value = jnp.array([-200.0, 200.0, 200.0, -200.0]), jnp.array([1.0, 0.0, 1.0, 0.0])
-    np.testing.assert_allclose(Bernoulli().log_prob((logit,), value), [-200, -200, 0, 0], atol=1e-12)
+    found = Bernoulli().log_prob((logit,), value)
+    np.testing.assert_allclose(found, [-200, -200, 0, 0], atol=1e-12)
     slope = jax.grad(lambda x: Bernoulli().log_prob((x,), value).sum())(logit)
     np.testing.assert_allclose(slope, [1, -1, 0, 0], atol=1e-12)
 

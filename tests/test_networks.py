@@ -56,16 +56,17 @@ def close(found, mean, sd) -> None:
 
 
 def test_gated_transition():
-    """One state at a time, and the same states mapped over trailing axes."""
+    """One state, states along a further axis, and the same mapped over several."""
     module = GatedTransition(LATENT, HIDDEN)
     variables = initialise(module, jnp.zeros(LATENT))
     z = np.random.default_rng(2).normal(0, 2, (7, 2, LATENT))
     mean, sd = gated_transition(variables["params"], z)
 
-    def transition(state):
-        return module.apply(variables, state)
+    def transition(states):
+        return module.apply(variables, states)
 
     close(transition(jnp.array(z[3, 1])), mean[3, 1], sd[3, 1])
+    close(transition(jnp.array(z[:, 1].T)), mean[:, 1].T, sd[:, 1].T)
     mapped = map_states(transition, jnp.moveaxis(jnp.array(z), -1, 0))
     close(mapped, np.moveaxis(mean, -1, 0), np.moveaxis(sd, -1, 0))
 

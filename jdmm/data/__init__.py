@@ -1,1 +1,1 @@
-"""Data sources: each turns what is stored somewhere into a `jdmm.series.Series`."""
+"""Sources of series."""

@@ -5,7 +5,7 @@ AAAI 2020.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -22,10 +22,6 @@ from jdmm.series import Series
 
 Variables = Any
 """Flax variables, ``{"params": ...}``."""
-
-REACH = 8.0
-"""States are fed to a transition within this many sd of the prior p(z), which they follow."""
-
 
 @dataclass(frozen=True)
 class Modality:
@@ -92,20 +88,11 @@ class Networks(nn.Module):
 
     def step_forward(self, state: jax.Array) -> Moments:
         """p(z_t | z_{t-1}) / p(z_t) for one state."""
-        return self.forward_transition(self._plausible(state))
+        return self.forward_transition(state)
 
     def step_backward(self, state: jax.Array) -> Moments:
         """p(z_t | z_{t+1}) / p(z_t) for one state."""
-        return self.backward_transition(self._plausible(state))
-
-    def _plausible(self, state: jax.Array) -> jax.Array:
-        """`state` within `REACH` sd of p(z), its own marginal.
-
-        Far outside the data a young transition can be steep and sure of itself at once; a chain
-        that strays there grows by a factor at every step until it overflows.
-        """
-        prior = jax.lax.stop_gradient(self.prior())
-        return jnp.clip(state, prior.mean - REACH * prior.sd, prior.mean + REACH * prior.sd)
+        return self.backward_transition(state)
 
     def __call__(self, series: Series) -> None:
         """Touches every parameter once, for `init`."""
@@ -146,6 +133,10 @@ class MDMM:
     def networks(self) -> Networks:
         """The Flax module."""
         return Networks(tuple(self.modalities), self.latent, self.hidden)
+
+    def with_points(self, points: Points) -> "MDMM":
+        """The same model with other points in prediction."""
+        return replace(self, prediction_points=points)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables for series of this form."""

@@ -1,0 +1,98 @@
+"""Noisy spirals: a multimodal deep Markov model of two coordinates, Tan et al. (AAAI 2020).
+
+    python main.py --config=configs/spirals.py            # best known settings
+    python main.py --config=configs/spirals.py:paper      # the published settings, table S2
+    python main.py --config=configs/spirals.py:large      # more capacity, D = 8 and H = 64
+    python main.py --config=configs/spirals.py:smoke      # everything, small, under a minute
+
+Expected time and scores are in docs/spirals.md.
+"""
+
+from ml_collections import ConfigDict
+
+PRESETS = ("best", "paper", "large", "smoke")
+
+
+def get_config(preset: str = "best") -> ConfigDict:
+    """The configuration; `preset` is one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 160
+    config.batch_size = 25
+    config.learning_rate = 0.02
+
+    config.data = ConfigDict()
+    config.data.name = "spirals"
+    config.data.dir = ""  # where the data set is prepared; "" is the user's cache directory
+    config.data.validation = 100  # series cut from the 600 training series
+
+    config.model = ConfigDict()
+    config.model.name = "mdmm"
+    config.model.latent = 5
+    config.model.hidden = 20
+
+    config.inference = ConfigDict()
+    config.inference.moments = "sigma_points"  # or "particles"
+    config.inference.particles = 25
+    config.inference.prediction_moments = "particles"
+    config.inference.prediction_particles = 200
+
+    config.loss = ConfigDict()
+    config.loss.filter = 0.5
+    config.loss.smoother = 0.5
+    config.loss.match = 0.01
+    config.loss.match_particles = 50
+    config.loss.filter_alone = 0.0  # weight of the one-modality views in the filter's bound
+    config.loss.smoother_alone = 1.0
+    config.loss.modality = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
+
+    config.train = ConfigDict()
+    config.train.schedule = "cosine"  # or "constant"
+    config.train.warmup_epochs = 3.0
+    config.train.weight_decay = 1e-4
+    config.train.clip_norm = 1.0  # 0: none
+    config.train.average = 0.99  # decay per step of the averaged variables; 0: none
+    config.train.beta_epochs = 30.0
+    config.train.burst = 0.1
+    config.train.validate_every = 5  # epochs; a checkpoint each time
+    config.train.patience = 0  # validations without improvement before stopping; 0: never
+
+    config.eval = ConfigDict()
+    config.eval.tasks = (
+        "reconstruction",
+        "drop_half",
+        "forward_extrapolation",
+        "backward_extrapolation",
+        "conditional_generation",
+    )
+    config.eval.select = "score"  # mean log MSE over the tasks; or "loss"
+    config.eval.draws = 100
+    config.eval.batch_size = 100
+    config.eval.seed = 0  # of deletions and draws
+
+    if preset == "paper":
+        config.epochs = 500
+        config.batch_size = 100
+        config.inference.moments = "particles"
+        config.loss.filter_alone = 1.0
+        config.train.schedule = "constant"
+        config.train.warmup_epochs = 0.0
+        config.train.clip_norm = 0.0
+        config.train.average = 0.0
+        config.train.beta_epochs = 100.0
+        config.train.patience = 20
+    elif preset == "large":
+        config.model.latent = 8
+        config.model.hidden = 64
+        config.learning_rate = 0.01
+    elif preset == "smoke":
+        config.epochs = 2
+        config.batch_size = 100
+        config.train.warmup_epochs = 1.0
+        config.train.beta_epochs = 1.0
+        config.train.validate_every = 1
+        config.inference.prediction_particles = 10
+        config.eval.draws = 10
+    return config

@@ -1,0 +1,122 @@
+"""The figures and the report of an evaluated run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tensorboardX import SummaryWriter
+
+from jdmm import plotting
+from jdmm.logs import history, read_metrics, replace_text
+from jdmm.plotting import Panel
+from jdmm.prediction import Prediction
+from jdmm.series import Series
+from jdmm.tasks import squared_error
+
+RANKS = ("best", "median", "worst")
+Outcomes = Mapping[str, tuple[Prediction, Series]]
+"""Task -> prediction and what was shown."""
+
+
+def draw_figures(
+    workdir: Path, suffix: str, outcomes: Outcomes, targets: Series, clean: Mapping[str, Any]
+) -> list[str]:
+    """Draws what the data allow into `workdir/figures` and TensorBoard; returns the file names."""
+    figures: dict[str, Figure] = {"tasks": task_grid(outcomes, targets, clean)}
+    prediction, _ = next(iter(outcomes.values()))
+    mean, variance = (np.asarray(leaf) for leaf in prediction.states)
+    # counterclockwise spirals sweep a positive area
+    turn = np.sum(clean["x"][:, :-1] * np.diff(clean["y"], axis=1), (1, 2)) - np.sum(
+        clean["y"][:, :-1] * np.diff(clean["x"], axis=1), (1, 2)
+    )
+    figures["latents"] = plotting.latent_trajectories(
+        mean, np.sqrt(variance), (turn > 0).astype(int), ("clockwise", "counterclockwise")
+    )
+    records = read_metrics(workdir)
+    best = [r for r in records if "validation/score" in r]
+    if records:
+        epoch = min(best, key=lambda r: r["validation/score"])["epoch"] if best else None
+        figures["learning_curves"] = plotting.learning_curves(history(records), epoch)
+    step = records[-1]["step"] if records else 0
+    writer = SummaryWriter(str(workdir))
+    for name, figure in figures.items():
+        plotting.save(figure, workdir / "figures" / f"{name}{suffix}.png")
+        writer.add_figure(f"{name}{suffix}", figure, step, close=False)
+    writer.close()
+    return [f"{name}{suffix}.png" for name in figures]
+
+
+def task_grid(outcomes: Outcomes, targets: Series, clean: Mapping[str, Any]) -> Figure:
+    """Best, median and worst series of each task, by error against the clean truth."""
+    names = list(targets.values)
+
+    def pair(arrays: Mapping[str, Any], row: int) -> np.ndarray:
+        return np.concatenate([np.asarray(arrays[name][row]) for name in names], -1)
+
+    panels = {}
+    for task, (prediction, shown) in outcomes.items():
+        errors = np.asarray(squared_error(prediction.mean, clean, targets.observed))
+        order = np.argsort(errors)
+        panels[task] = [
+            Panel(
+                clean=pair(clean, row),
+                noisy=pair(targets.values, row),
+                seen=pair(shown.observed, row),
+                mean=pair(prediction.mean, row),
+                sd=pair(prediction.sd, row),
+                score=float(errors[row]),
+            )
+            for row in (order[0], order[len(order) // 2], order[-1])
+        ]
+    return plotting.task_grid(panels, RANKS)
+
+
+def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[str]) -> None:
+    """Writes `report.md`: settings, scores, figures and seconds."""
+    config = results["config"]
+    lines = [
+        f"# {config['data']['name']}, {config['model']['name']}, seed {results['seed']}: "
+        f"{results['split']} series",
+        "",
+        f"{results['parameters']} parameters; best epoch {results['best_epoch']} of "
+        f"{config['epochs']} on validation; trained in {results['train_seconds']:.0f} s "
+        f"({results['seconds_per_epoch']:.2f} s per epoch), evaluated in "
+        f"{results['evaluate_seconds']:.0f} s. Variables {results['params_sha256'][:12]}.",
+        "",
+        "Squared error per step summed over the coordinates, mean over series (sd), against the "
+        "clean and the noisy truth; coverage of the 95 % interval and negative log-likelihood "
+        "(nats) of the hidden values.",
+        "",
+        *table(results),
+    ]
+    for figure in figures:
+        title = figure.removesuffix(".png").replace("_", " ")
+        lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
+    lines += ["", "## Settings", "", "| field | value |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _rows(config)]
+    replace_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+    """The scores as lines of a Markdown table."""
+    lines = ["| task | MSE, clean | MSE, noisy | coverage | NLL |", "|---|---|---|---|---|"]
+    for task, scores in results["tasks"].items():
+        clean, noisy = (
+            f"{scores[key]['mean']:.4f} ({scores[key]['sd']:.4f})"
+            for key in ("mse_clean", "mse_noisy")
+        )
+        lines.append(
+            f"| {task.replace('_', ' ')} | {clean} | {noisy} | {scores['coverage95']:.3f} "
+            f"| {scores['nll']:.3f} |"
+        )
+    return lines
+
+
+def _rows(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        rows += _rows(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
+    return rows

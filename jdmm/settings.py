@@ -1,0 +1,150 @@
+"""From a configuration to the objects it describes; the one place that knows its field names."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jdmm.data.spirals import Split, load_spirals
+from jdmm.errors import InputError
+from jdmm.inference import Points
+from jdmm.logs import replace_text
+from jdmm.models.mdmm import MDMM, Modality
+from jdmm.objectives import LossWeights
+from jdmm.tasks import TASKS
+from jdmm.training import TrainSettings
+
+MODALITIES = {"spirals": (Modality("x"), Modality("y"))}
+"""Data set -> the modalities of its series."""
+
+_ELSEWHERE = ("data.dir",)
+"""Fields that may differ between two runs of one and the same experiment."""
+
+
+def build_model(config: ConfigDict) -> MDMM:
+    """The model of a configuration.
+
+    Raises:
+        InputError: for an unknown name or an impossible value.
+    """
+    if config.model.name != "mdmm":
+        raise InputError(f"expected model.name 'mdmm', got {config.model.name!r}")
+    modalities = _modalities(config)
+    names = {modality.name for modality in modalities}
+    if unknown := sorted(set(config.loss.modality) - names):
+        raise InputError(f"expected loss.modality among {sorted(names)}, got {unknown[0]!r}")
+    for field in ("latent", "hidden"):
+        _at_least(f"model.{field}", config.model[field], 1)
+    weights = config.loss.to_dict()
+    for name, value in (weights | weights["modality"]).items():
+        if name != "modality":
+            _at_least(f"loss.{name}", value, 1 if name == "match_particles" else 0)
+    if not config.loss.filter and not config.loss.smoother:
+        raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
+    inference = config.inference
+    return MDMM(
+        modalities=modalities,
+        latent=config.model.latent,
+        hidden=config.model.hidden,
+        points=Points(inference.moments, inference.particles),
+        prediction_points=Points(inference.prediction_moments, inference.prediction_particles),
+        weights=LossWeights(**weights),
+    )
+
+
+def train_settings(config: ConfigDict) -> TrainSettings:
+    """How to train, with the top-level fields.
+
+    Raises:
+        InputError: for an impossible value.
+    """
+    return TrainSettings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        **config.train,
+    )
+
+
+def load_data(config: ConfigDict) -> dict[str, Split]:
+    """ "train", "validation" and "test" of the configured data set."""
+    _modalities(config)
+    return load_spirals(config.data.dir or None, config.data.validation, seed=0)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a configuration that cannot work, before anything is written.
+
+    Raises:
+        InputError: naming the field, what was expected and what came.
+    """
+    try:
+        build_model(config)
+        train_settings(config)
+        evaluation = config.eval
+        _at_least("seed", config.seed, 0)
+        _at_least("eval.seed", evaluation.seed, 0)
+        _at_least("eval.draws", evaluation.draws, 2)
+        _at_least("eval.batch_size", evaluation.batch_size, 1)
+        if evaluation.select not in ("score", "loss"):
+            raise InputError(f"expected eval.select 'score' or 'loss', got {evaluation.select!r}")
+        if not evaluation.tasks:
+            raise InputError("expected at least one of eval.tasks, got none")
+        for task in evaluation.tasks:
+            if task not in TASKS:
+                raise InputError(f"expected eval.tasks among {', '.join(TASKS)}, got {task!r}")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"expected the fields of configs/spirals.py, got: {error}") from error
+
+
+def save_config(config: ConfigDict, path: Path) -> None:
+    """Writes the configuration as JSON."""
+    replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load_config(path: Path) -> ConfigDict:
+    """Reads what `save_config` wrote.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    try:
+        config = ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(f"expected a work directory of a run, got {path.parent} without "
+                         f"{path.name}: train first, or give another --workdir") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected {path} in JSON, got {type(error).__name__}") from None
+    check(config)
+    return config
+
+
+def difference(ours: ConfigDict, theirs: ConfigDict) -> str | None:
+    """The first field in which two configurations are of different experiments, in words."""
+    left, right = (dict(_flat(json.loads(json.dumps(c.to_dict())))) for c in (ours, theirs))
+    for name in sorted(set(left) | set(right)):
+        if name not in _ELSEWHERE and left.get(name) != right.get(name):
+            return f"{name} is {right.get(name)!r} there and {left.get(name)!r} here"
+    return None
+
+
+def _modalities(config: ConfigDict) -> tuple[Modality, ...]:
+    if config.data.name not in MODALITIES:
+        known = ", ".join(MODALITIES)
+        raise InputError(f"expected data.name among {known}, got {config.data.name!r}")
+    return MODALITIES[config.data.name]
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise InputError(f"expected {name} to be finite and at least {least}, got {value}")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        items += _flat(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
+    return items

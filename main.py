@@ -1,0 +1,64 @@
+"""Trains, evaluates, samples from and infers with multimodal deep Markov models.
+
+python main.py --config=configs/spirals.py [--config.epochs=50] [--workdir=runs/spirals]
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from jdmm import command, experiment, report
+from jdmm.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:PRESET].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory [runs/<config name>].")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "infer"], "What to do.")
+_SPLIT = flags.DEFINE_string("split", "test", "evaluate: train, validation or test.")
+_COUNT = flags.DEFINE_integer("count", 16, "sample: number of series.")
+_STEPS = flags.DEFINE_integer("steps", 100, "sample: time steps of each.")
+_REVERSE = flags.DEFINE_bool("reverse", False, "sample: draw from the last step backwards.")
+_SEED = flags.DEFINE_integer("seed", 0, "sample, infer: of the draws.")
+_INPUT = flags.DEFINE_string("input", None, "infer: .npz of series with NaN or masks.")
+_OUTPUT = flags.DEFINE_string("output", None, "sample, infer: .npz to write.")
+_BEFORE = flags.DEFINE_integer("before", 0, "infer: steps to extrapolate backwards.", lower_bound=0)
+_AFTER = flags.DEFINE_integer("after", 0, "infer: steps to extrapolate forwards.", lower_bound=0)
+
+
+def main(arguments: list[str]) -> None:
+    """Does what the flags say, and prints what came of it."""
+    if len(arguments) > 1:
+        raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
+    workdir = _workdir()
+    if _MODE.value == "train":
+        if _CONFIG.value is None:
+            raise InputError("expected --config=configs/NAME.py to train, got none")
+        results = experiment.train_and_evaluate(_CONFIG.value, workdir)
+        print("\n".join(report.table(results)), f"\n{workdir}/report.md")
+    elif _MODE.value == "evaluate":
+        print("\n".join(report.table(experiment.evaluate_workdir(workdir, _SPLIT.value))))
+    elif _MODE.value == "sample":
+        experiment.sample_workdir(
+            workdir, _COUNT.value, _STEPS.value, _OUTPUT.value, _REVERSE.value, _SEED.value
+        )
+    else:
+        if not _INPUT.value or not _OUTPUT.value:
+            raise InputError("expected --input=FILE.npz and --output=FILE.npz to infer")
+        experiment.infer_file(
+            workdir, _INPUT.value, _OUTPUT.value, _BEFORE.value, _AFTER.value, _SEED.value
+        )
+
+
+def _workdir() -> str:
+    """--workdir, or runs/<config name>[-<preset>]."""
+    if _WORKDIR.value:
+        return _WORKDIR.value
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not path:
+        raise InputError("expected --workdir or --config, got neither")
+    name, _, preset = path.partition(":")
+    return str(Path("runs", Path(name).stem + (f"-{preset}" if preset else "")))
+
+
+if __name__ == "__main__":
+    command.run(main)
