@@ -66,14 +66,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> d
         tqdm(total=how.epochs * per_epoch, initial=step, unit="step", disable=None) as bar,
         _on_sigterm() as interrupted,
     ):
-        for progress in training.run_epochs(
+        for _ in training.run_epochs(
             model, data["train"].noisy, how, config.seed, progress, score, interrupted, bar.update
         ):
             record = progress.record
             if record is None:
                 checkpoints.save(progress)
-                raise Interrupted(f"stopped by SIGTERM at step {int(progress.state.step)}; the "
-                                  "same command goes on from there")
+                raise Interrupted(
+                    f"stopped by SIGTERM at step {int(progress.state.step)}; the "
+                    "same command goes on from there"
+                )
             log.write(record)
             if "validation/score" in record or record["epoch"] == how.epochs:
                 checkpoints.save(progress)
@@ -272,22 +274,23 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
         if path.exists():
             other = settings.difference(config, settings.load_config(path))
             if other:
-                raise InputError(f"expected a work directory of this configuration, got {workdir} "
-                                 f"where {other}: give another --workdir")
+                raise InputError(
+                    f"expected a work directory of this configuration, got {workdir} "
+                    f"where {other}: give another --workdir"
+                )
         else:
             settings.save_config(config, path)
     except OSError as error:
-        raise InputError(f"expected a work directory that can be written, got {workdir} "
-                         f"({error.strerror})") from None
+        raise InputError(
+            f"expected a work directory that can be written, got {workdir} ({error.strerror})"
+        ) from None
 
 
 def _restore(workdir: Path) -> tuple[ConfigDict, MDMM, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
-    like = training.start(
-        model, _example(model), settings.train_settings(config), config.seed
-    )
+    like = training.start(model, _example(model), settings.train_settings(config), config.seed)
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)
     if progress is None:

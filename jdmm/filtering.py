@@ -60,7 +60,9 @@ def map_states(transition: Transition, z: jax.Array) -> Moments:
     return Moments(flat.mean.reshape(z.shape), flat.variance.reshape(z.shape))
 
 
-def predict(transition: Transition, prior: Moments, filtered: Moments, offsets: jax.Array) -> Moments:
+def predict(
+    transition: Transition, prior: Moments, filtered: Moments, offsets: jax.Array
+) -> Moments:
     """The message to the next step: match over points z^k of p(z') * q~(z' | z^k).
 
     Args:
@@ -136,7 +138,10 @@ def _filter(
 ) -> FilteredPosterior:
     shape = evidence.precision.shape
     start = Moments(
-        *(jnp.broadcast_to(_align(p, len(shape) - 1, last=False), (shape[-1], *shape[:-2])) for p in prior)
+        *(
+            jnp.broadcast_to(_align(p, len(shape) - 1, last=False), (shape[-1], *shape[:-2]))
+            for p in prior
+        )
     )
     fixed = offsets.shape[0] == 1
 

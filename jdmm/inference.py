@@ -33,7 +33,9 @@ class Points:
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         if self.kind not in (PARTICLES, SIGMA_POINTS):
-            raise InputError(f"expected moments {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.kind!r}")
+            raise InputError(
+                f"expected moments {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.kind!r}"
+            )
         if self.count < 1:
             raise InputError(f"expected at least 1 particle, got {self.count}")
 
@@ -68,14 +70,18 @@ class Parts:
         return self.prior.mean.shape[0]
 
 
-def filter_backward(parts: Parts, series: Series, key: jax.Array, points: Points) -> FilteredPosterior:
+def filter_backward(
+    parts: Parts, series: Series, key: jax.Array, points: Points
+) -> FilteredPosterior:
     """q(z_t | x_{t+1:T}) and q(z_t | x_{t:T}), ``(batch, time, latent)``."""
     offsets = points.offsets(key, series.batch, series.time, parts.latent)
     evidence = gaussian.product(*parts.encode(series).values())
     return filtering.backward_filter(parts.backward, parts.prior, evidence, offsets)
 
 
-def filter_forward(parts: Parts, series: Series, key: jax.Array, points: Points) -> FilteredPosterior:
+def filter_forward(
+    parts: Parts, series: Series, key: jax.Array, points: Points
+) -> FilteredPosterior:
     """q(z_t | x_{1:t-1}) and q(z_t | x_{1:t}), ``(batch, time, latent)``."""
     offsets = points.offsets(key, series.batch, series.time, parts.latent)
     evidence = gaussian.product(*parts.encode(series).values())
@@ -98,9 +104,7 @@ def draw_sequences(
 
     def draw(draw_key: jax.Array) -> jax.Array:
         noise = filtering.particles(draw_key, 1, series.batch, series.time, parts.latent)[:, :, 0]
-        return smoothing.conditional_smoother(
-            parts.forward, parts.prior, filtered, noise
-        ).states
+        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise).states
 
     return jax.vmap(draw)(jax.random.split(draw_key, count))
 
@@ -120,7 +124,9 @@ def sample_prior(
 ) -> jax.Array:
     """Latent sequences ``(count, time, latent)`` drawn ancestrally, from either end of time."""
     noise = filtering.particles(key, 1, count, time, parts.latent)[:, :, 0]
-    nothing = Moments(*(jnp.broadcast_to(leaf, (count, time, parts.latent)) for leaf in parts.prior))
+    nothing = Moments(
+        *(jnp.broadcast_to(leaf, (count, time, parts.latent)) for leaf in parts.prior)
+    )
     transition = parts.backward if reverse else parts.forward
     states = smoothing.conditional_smoother(transition, parts.prior, nothing, noise).states
     return jnp.flip(states, 1) if reverse else states

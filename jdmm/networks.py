@@ -1,4 +1,4 @@
-"""Flax networks: encoders, decoders and the gated transition (Tan et al. 2020, after Krishnan 2017).
+"""Flax networks: encoders, decoders and the gated transition of Tan et al. 2020.
 
 Encoders and decoders take batched arrays ``(..., feature)`` and ``(..., latent)``. A transition
 takes states with the latent axis first, ``(latent, *states)``, as the recursions hold them.

@@ -104,7 +104,9 @@ def mdmm_loss(
         stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
         chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
         states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0]))
-        add_bound("filter", weights.filter, weights.filter_alone, chain.filtered, chain.message, states)
+        add_bound(
+            "filter", weights.filter, weights.filter_alone, chain.filtered, chain.message, states
+        )
     if weights.smoother:
         stacked = _stack(evidence, _views(names, weights.smoother_alone)[0])
         offsets = points.offsets(points_key, *size)
@@ -121,7 +123,9 @@ def mdmm_loss(
         )
     count = jnp.sum(targets.valid)
     if weights.match:
-        terms["match"] = weights.match * count * prior_matching(parts, match_key, weights.match_particles)
+        terms["match"] = (
+            weights.match * count * prior_matching(parts, match_key, weights.match_particles)
+        )
     return Loss(terms, count)
 
 

@@ -69,7 +69,7 @@ def train_settings(config: ConfigDict) -> TrainSettings:
 
 
 def load_data(config: ConfigDict) -> dict[str, Split]:
-    """ "train", "validation" and "test" of the configured data set."""
+    """The configured data set: "train", "validation" and "test"."""
     _modalities(config)
     return load_spirals(config.data.dir or None, config.data.validation, seed=0)
 
@@ -113,8 +113,10 @@ def load_config(path: Path) -> ConfigDict:
     try:
         config = ConfigDict(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise InputError(f"expected a work directory of a run, got {path.parent} without "
-                         f"{path.name}: train first, or give another --workdir") from None
+        raise InputError(
+            f"expected a work directory of a run, got {path.parent} without "
+            f"{path.name}: train first, or give another --workdir"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"expected {path} in JSON, got {type(error).__name__}") from None
     check(config)

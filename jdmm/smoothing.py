@@ -6,7 +6,15 @@ import jax
 from jax import numpy as jnp
 
 from jdmm import gaussian
-from jdmm.filtering import Transition, _align, map_states, plausible, predict, time_major, time_minor
+from jdmm.filtering import (
+    Transition,
+    _align,
+    map_states,
+    plausible,
+    predict,
+    time_major,
+    time_minor,
+)
 from jdmm.gaussian import Gaussian, Moments
 
 
@@ -52,9 +60,7 @@ def conditional_smoother(
     """
     past = gaussian.natural(filtered)
     rank = filtered.mean.ndim - 1
-    stationary = Gaussian(
-        *(_align(leaf, rank, last=False) for leaf in gaussian.natural(prior))
-    )
+    stationary = Gaussian(*(_align(leaf, rank, last=False) for leaf in gaussian.natural(prior)))
 
     def _step(carry, inputs):
         """z_{t-1} -> z_t."""

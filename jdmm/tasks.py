@@ -25,9 +25,7 @@ def reconstruction(key: jax.Array, series: Series) -> Keep:
 def drop_half(key: jax.Array, series: Series) -> Keep:
     """A random half of the steps of each modality is hidden, independently."""
     return {
-        name: corruption.scattered(
-            jax.random.fold_in(key, index), series.lengths, series.time, 0.5
-        )
+        name: corruption.scattered(jax.random.fold_in(key, index), series.lengths, series.time, 0.5)
         for index, name in enumerate(sorted(series.values))
     }
 

@@ -317,7 +317,7 @@ def fit(
     settings = settings or TrainSettings()
     score = None if validation is None else loss_scorer(model, validation, seed)
     progress = start(model, series, settings, seed)
-    for progress in run_epochs(model, series, settings, seed, progress, score):
+    for _ in run_epochs(model, series, settings, seed, progress, score):
         pass
     return progress.best
 
@@ -332,7 +332,11 @@ def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
 
     def score(variables: Variables) -> dict[str, float]:
         total, terms = jax.device_get(evaluate(variables))
-        return {"score": float(total), "loss": float(total), **{k: float(v) for k, v in terms.items()}}
+        return {
+            "score": float(total),
+            "loss": float(total),
+            **{k: float(v) for k, v in terms.items()},
+        }
 
     return score
 

@@ -5,8 +5,8 @@ import os
 os.environ["NPROC"] = "16"  # XLA's threads: with few, collectives over several CPU devices hang
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -62,6 +62,7 @@ def test_gated_transition():
     z = np.random.default_rng(2).normal(0, 2, (7, 2, LATENT))
     mean, sd = gated_transition(variables["params"], z)
 
+    @jax.jit
     def transition(states):
         return module.apply(variables, states)
 
@@ -144,11 +145,15 @@ def test_parameter_count_of_the_published_label_networks():
 PAIR = MDMM((Modality("pair", 2), Modality("label", likelihood=Categorical(4))), 3, 4)
 
 
+@jax.jit
+def encode_pair(variables, series):
+    return PAIR.parts(variables).encode(series)
+
+
 def encode(pair, label=0.0):
     """Evidence of one step: ``(modality -> precision and shift, each (latent,))``."""
     series = series_from_arrays({"pair": np.array([[pair]]), "label": np.array([[[label]]])})
-    variables = initialise(PAIR, series)
-    evidence = PAIR.parts(variables).encode(series)
+    evidence = encode_pair(initialise(PAIR, series), series)
     return {name: np.stack([leaf[0, 0] for leaf in e]) for name, e in evidence.items()}
 
 
@@ -188,11 +193,12 @@ def test_gradients_of_missing_evidence_are_zero():
     """Nothing observed: the encoders get finite gradients, all 0."""
     series = series_from_arrays({"pair": np.full((1, 2, 2), np.nan), "label": [[np.nan] * 2]})
 
-    def total(variables):
-        evidence = PAIR.parts(variables).encode(series)
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(evidence))
+    @jax.jit
+    @jax.grad
+    def gradient_of_total(variables):
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(encode_pair(variables, series)))
 
-    gradient = jax.grad(total)(initialise(PAIR, series))
+    gradient = gradient_of_total(initialise(PAIR, series))
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf, 0)
 

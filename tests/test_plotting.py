@@ -111,7 +111,15 @@ def test_ragged_rows_are_refused():
 def _history(count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     epochs = np.arange(count)
     falling = 5.0 * np.exp(-epochs / 10) + 0.01
-    names = "loss filter_nll filter_kl smoother_nll smoother_kl match learning_rate".split()
+    names = [
+        "loss",
+        "filter_nll",
+        "filter_kl",
+        "smoother_nll",
+        "smoother_kl",
+        "match",
+        "learning_rate",
+    ]
     history = {f"train/{name}": (epochs, falling) for name in names}
     history["train/beta"] = (epochs, np.minimum(epochs / 10, 1.0))
     history["validation/loss"] = (epochs[::5], falling[::5] - 2)

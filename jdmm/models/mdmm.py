@@ -23,6 +23,7 @@ from jdmm.series import Series
 Variables = Any
 """Flax variables, ``{"params": ...}``."""
 
+
 @dataclass(frozen=True)
 class Modality:
     """One observation sequence x^m of the model.

@@ -1,0 +1,67 @@
+"""Multimodal deep Markov models in JAX and Flax.
+
+From data to figures, each file importing only from those above it:
+
+    errors        the mistakes of users
+    series        Series: values, masks and lengths; the glossary of axes
+    gaussian      diagonal Gaussians in natural parameters
+    likelihoods   Normal, Bernoulli, Categorical
+    corruption    random deletions
+    networks      encoders, decoders, gated transitions
+    filtering     backward and forward filters: lax.scan over a transition
+    smoothing     conditional and marginal smoothers
+    inference     the recursions wired for a whole model
+    objectives    the training loss as sums over a count
+    models/       MDMM: networks, wired to inference and loss
+    training      train step, schedules, the loop over epochs
+    prediction    means, intervals and densities in observation space
+    tasks         the inference tasks of the paper and their scores
+    data/         sources of series: the noisy spirals, .npz files
+    checkpoints, logs, plotting, report, settings
+    experiment    one run in one work directory: what `main.py` calls
+"""
+
+from jdmm.errors import DivergenceError, InputError, Interrupted
+from jdmm.inference import (
+    Points,
+    draw_sequences,
+    filter_backward,
+    filter_forward,
+    map_sequence,
+    sample_prior,
+    smooth_marginals,
+)
+from jdmm.likelihoods import Bernoulli, Categorical, Normal
+from jdmm.models.mdmm import MDMM, Modality
+from jdmm.objectives import LossWeights
+from jdmm.prediction import Prediction, predict, predict_all
+from jdmm.series import Series, series_from_arrays
+from jdmm.training import TrainSettings, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MDMM",
+    "Bernoulli",
+    "Categorical",
+    "DivergenceError",
+    "InputError",
+    "Interrupted",
+    "LossWeights",
+    "Modality",
+    "Normal",
+    "Points",
+    "Prediction",
+    "Series",
+    "TrainSettings",
+    "draw_sequences",
+    "filter_backward",
+    "filter_forward",
+    "fit",
+    "map_sequence",
+    "predict",
+    "predict_all",
+    "sample_prior",
+    "series_from_arrays",
+    "smooth_marginals",
+]

@@ -1,0 +1,1 @@
+"""Models: wiring of networks to inference and loss, one file each."""

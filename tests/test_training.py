@@ -1,0 +1,210 @@
+"""The train step and the loop over epochs."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jdmm import (
+    MDMM,
+    DivergenceError,
+    InputError,
+    LossWeights,
+    Modality,
+    Points,
+    TrainSettings,
+    fit,
+    series_from_arrays,
+    training,
+)
+from jdmm.objectives import Loss
+
+TIME = 6
+
+
+def tiny_model() -> MDMM:
+    weights = LossWeights(match_particles=4)
+    return MDMM((Modality("x"), Modality("y")), 2, 3, Points(count=2), Points(count=3), weights)
+
+
+def waves(count: int, seed: int = 0):
+    """Noisy sines of random phase, with gaps."""
+    random = np.random.default_rng(seed)
+    angle = np.arange(TIME) + random.uniform(0, 6, (count, 1))
+    x = np.sin(angle) + 0.1 * random.normal(size=(count, TIME))
+    x[0, 2] = np.nan
+    return series_from_arrays({"x": x, "y": np.cos(angle)})
+
+
+def settings(**changes) -> TrainSettings:
+    return TrainSettings(
+        **{"epochs": 3, "batch_size": 4, "warmup_epochs": 1, "validate_every": 1, **changes}
+    )
+
+
+class Scripted:
+    """A model of one number whose loss is NaN once the number reaches `limit`."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def init(self, key, series):
+        del key, series
+        return {"params": {"number": jnp.zeros(())}}
+
+    def loss(self, variables, series, targets, key):
+        del series, key
+        number = variables["params"]["number"]
+        value = jnp.where(number > self.limit, jnp.nan, -number)
+        count = jnp.sum(targets.valid)
+        return Loss({"fit_nll": value * count}, count)
+
+
+def run(model, series, how, progress=None, **options):
+    progress = progress or training.start(model, series, how, seed=1)
+    records = []
+    for _ in training.run_epochs(model, series, how, 1, progress, **options):
+        records.append(progress.record)
+    return progress, records
+
+
+def test_schedules():
+    schedule = training.Schedule(
+        settings(epochs=10, learning_rate=0.5, warmup_epochs=2, beta_epochs=4), series=8
+    )
+    assert schedule.steps_per_epoch == 2
+    rates = [float(schedule.learning_rate(step)) for step in (0, 2, 4, 12, 20)]
+    np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-7)
+    betas = [float(schedule.beta(step)) for step in (0, 2, 8, 20)]
+    np.testing.assert_allclose(betas, [0.0, 0.25, 1.0, 1.0])
+    constant = training.Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
+    assert float(constant.learning_rate(0)) == pytest.approx(0.02)
+    assert float(training.Schedule(settings(beta_epochs=0), 8).beta(0)) == 1.0
+
+
+def test_every_series_comes_once_per_epoch_in_new_order():
+    schedule = training.Schedule(settings(batch_size=4), series=10)
+    first, second = schedule.rows(0, 0), schedule.rows(0, 1)
+    assert first.shape == (3, 4)
+    for rows in (first, second):
+        assert sorted(rows[rows >= 0]) == list(range(10))
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, schedule.rows(0, 0))
+
+
+def test_rows_that_fill_a_batch_count_for_nothing():
+    model, series = tiny_model(), waves(3)
+    variables = model.init(jax.random.key(0), series)
+    whole = training._batch(jax.tree.map(jnp.asarray, series), jnp.array([0, 1, 2]))
+    filled = training._batch(jax.tree.map(jnp.asarray, series), jnp.array([0, 1, 2, -1, -1]))
+    a, b = (model.loss(variables, batch, batch, jax.random.key(3)) for batch in (whole, filled))
+    assert int(a.count) == int(b.count) == 3 * TIME
+    chex.assert_trees_all_close(a.terms, b.terms, rtol=1e-5)
+
+
+def test_train_step_is_traced_once():
+    model, series, how = tiny_model(), waves(10), settings()
+    schedule = training.Schedule(how, 10)
+    step = chex.assert_max_traces(training.make_train_step(model, schedule, 0), n=1)
+    step = jax.jit(step)
+    state = training.start(model, series, how, 0).state
+    for epoch in range(2):
+        for rows in schedule.rows(0, epoch):
+            state, metrics = step(state, series, rows)
+    assert int(state.step) == 6
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_gradients_are_finite_where_nothing_is_observed():
+    model = tiny_model()
+    empty = series_from_arrays({"x": np.full((2, 1), np.nan), "y": np.full((2, 1), np.nan)})
+    variables = model.init(jax.random.key(0), empty)
+    gradient = jax.grad(lambda v: model.loss(v, empty, empty, jax.random.key(1)).total(1.0))(
+        variables
+    )
+    chex.assert_tree_all_finite(gradient)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_interrupted_and_resumed_run_is_bit_identical(stop_after):
+    model, series, how = tiny_model(), waves(10), settings()
+    score = training.loss_scorer(model, waves(4, seed=1), 0)
+    straight, records = run(model, series, how, score=score)
+    asked = []
+
+    def interrupted():
+        asked.append(None)
+        return len(asked) == stop_after
+
+    halfway, before = run(model, series, how, score=score, interrupted=interrupted)
+    assert int(halfway.state.step) == stop_after
+    resumed, after = run(model, series, how, halfway, score=score)
+    chex.assert_trees_all_equal(straight.state, resumed.state)
+    chex.assert_trees_all_equal(straight.best, resumed.best)
+    assert records == [record for record in before + after if record]
+    assert (straight.best_epoch, straight.best_score) == (resumed.best_epoch, resumed.best_score)
+
+
+def test_best_variables_are_those_of_the_best_validation():
+    scores = iter([3.0, 1.0, 2.0])
+    seen = []
+
+    def score(variables):
+        seen.append(variables)
+        return {"score": next(scores)}
+
+    progress, records = run(tiny_model(), waves(8), settings(), score=score)
+    assert progress.best_epoch == 2
+    assert progress.best_score == 1.0
+    chex.assert_trees_all_equal(progress.best, seen[1])
+    assert [record["validation/score"] for record in records] == [3.0, 1.0, 2.0]
+
+
+def test_patience_stops_early():
+    scores = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    how = settings(epochs=5, patience=2)
+    _, records = run(tiny_model(), waves(8), how, score=lambda _: {"score": next(scores)})
+    assert len(records) == 3
+
+
+def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
+    how = settings(epochs=50, schedule="constant", warmup_epochs=0, learning_rate=0.1, average=0)
+    series = waves(8)
+    progress = training.start(Scripted(0.45), series, how, 0)
+    with pytest.raises(DivergenceError, match=r"loss is nan at step 5"):
+        run(Scripted(0.45), series, how, progress)
+    assert int(progress.state.step) == 4  # two whole epochs of two steps
+    chex.assert_tree_all_finite(progress.state.variables)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"schedule": "exotic"},
+        {"burst": 1.5},
+        {"average": 1.0},
+        {"patience": -1},
+    ],
+)
+def test_impossible_settings_are_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        settings(**change)
+
+
+def test_batch_larger_than_the_training_set_is_refused():
+    with pytest.raises(InputError, match="batch_size of at most the 3 training series, got 4"):
+        run(tiny_model(), waves(3), settings())
+
+
+def test_fit_learns():
+    model, series, validation = tiny_model(), waves(16), waves(8, seed=1)
+    how = settings(epochs=40, validate_every=10, beta_epochs=5)
+    score = training.loss_scorer(model, validation, 0)
+    before = score(model.init(jax.random.key(0), series))["loss"]
+    after = score(fit(model, series, validation, how))["loss"]
+    assert after < before - 0.5
