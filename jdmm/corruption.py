@@ -9,9 +9,12 @@ from jax import numpy as jnp
 
 
 def burst(key: jax.Array, lengths: jax.Array, time: int, fraction: jax.Array | float) -> jax.Array:
-    """Hides one contiguous stretch of `fraction` of each series' length, uniformly placed."""
+    """Hides one contiguous stretch of each series, uniformly placed.
+
+    `fraction` of its length, one for all or one per series ``(batch,)``.
+    """
     width = jnp.round(fraction * lengths).astype(jnp.int32)
-    start = jnp.floor(_uniform(key, lengths.shape[0], 1)[:, 0] * (lengths - width + 1))
+    start = jnp.floor(uniform(key, lengths.shape[0], 1)[:, 0] * (lengths - width + 1))
     step = jnp.arange(time)[None, :]
     start = start.astype(jnp.int32)[:, None]
     return ((step < start) | (step >= start + width[:, None]))[..., None]
@@ -20,7 +23,7 @@ def burst(key: jax.Array, lengths: jax.Array, time: int, fraction: jax.Array | f
 def scattered(key: jax.Array, lengths: jax.Array, time: int, fraction: float) -> jax.Array:
     """Hides exactly round(`fraction` * length) of each series' steps, chosen at random."""
     valid = jnp.arange(time)[None, :] < lengths[:, None]
-    draws = jnp.where(valid, _uniform(key, lengths.shape[0], time), jnp.inf)
+    draws = jnp.where(valid, uniform(key, lengths.shape[0], time), jnp.inf)
     rank = jnp.argsort(jnp.argsort(draws, axis=1), axis=1)
     return (rank >= jnp.round(fraction * lengths)[:, None])[..., None]
 
@@ -32,7 +35,7 @@ def segment(lengths: jax.Array, time: int, start: float, stop: float) -> jax.Arr
     return ((step >= first) & (step < last))[..., None]
 
 
-def _uniform(key: jax.Array, batch: int, count: int) -> jax.Array:
+def uniform(key: jax.Array, batch: int, count: int) -> jax.Array:
     """``(batch, count)`` uniform numbers; a row depends on the key and its index alone."""
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
     return jax.vmap(lambda row: jax.random.uniform(row, (count,)))(keys)

@@ -44,7 +44,7 @@ class Chain:
     @property
     def prior(self) -> Moments:
         """The stationary distribution."""
-        return Moments(np.array(self.mean), np.array(self.sd) ** 2)  # type: ignore[arg-type]
+        return Moments(np.array(self.mean), np.array(self.sd) ** 2)
 
     def kernel(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of z' | z for states ``(..., latent)``."""
@@ -52,11 +52,9 @@ class Chain:
         return mean + decay * (z - mean), np.broadcast_to((1 - decay**2) * sd**2, z.shape)
 
     def transition(self, z: jax.Array) -> Moments:
-        """Moments of the quotient p(z' | z) / p(z') for states ``(latent, ...)``, as a network's."""
-        decay, mean, sd = (
-            np.reshape(leaf, (-1, *(1,) * (z.ndim - 1)))
-            for leaf in (self.decay, self.mean, self.sd)
-        )
+        """Moments of the quotient p(z' | z) / p(z') for states ``(latent, ...)``."""
+        column = (-1, *(1,) * (z.ndim - 1))
+        decay, mean, sd = (np.reshape(leaf, column) for leaf in (self.decay, self.mean, self.sd))
         variance = (1 - decay**2) * sd**2
         precision = 1 / variance - 1 / sd**2
         shift = (mean + decay * (z - mean)) / variance - mean / sd**2
@@ -85,7 +83,7 @@ def draw_evidence(seed: int, present: np.ndarray | list[int], latent: int) -> Ga
     keep = np.array(present, bool)[:, None]
     precision = rng.uniform(0.3, 4.0, (len(present), latent))
     shift = precision * rng.normal(0, 1.5, precision.shape)
-    return Gaussian(np.where(keep, precision, 0), np.where(keep, shift, 0))  # type: ignore[arg-type]
+    return Gaussian(np.where(keep, precision, 0), np.where(keep, shift, 0))
 
 
 def _prior_covariance(chain: Chain, latent: int, time: int) -> np.ndarray:
@@ -108,7 +106,7 @@ def joint(chain: Chain, evidence: Gaussian) -> tuple[np.ndarray, np.ndarray]:
 
 def _restrict(evidence: Gaussian, t: int, window: str) -> Gaussian:
     keep = WINDOWS[window](t, np.arange(len(evidence.precision)))[:, None]
-    return Gaussian(np.where(keep, evidence.precision, 0), np.where(keep, evidence.shift, 0))  # type: ignore[arg-type]
+    return Gaussian(np.where(keep, evidence.precision, 0), np.where(keep, evidence.shift, 0))
 
 
 def marginals(chain: Chain, evidence: Gaussian, window: str) -> Moments:
@@ -118,7 +116,7 @@ def marginals(chain: Chain, evidence: Gaussian, window: str) -> Moments:
         m, covariance = joint(chain, _restrict(evidence, t, window))
         mean.append(m[:, t])
         variance.append(covariance[:, t, t])
-    return Moments(np.array(mean), np.array(variance))  # type: ignore[arg-type]
+    return Moments(np.array(mean), np.array(variance))
 
 
 def conditionals(chain: Chain, evidence: Gaussian, states: np.ndarray) -> Moments:
@@ -133,7 +131,7 @@ def conditionals(chain: Chain, evidence: Gaussian, states: np.ndarray) -> Moment
         gain = c[:, t, t - 1] / c[:, t - 1, t - 1]
         mean.append(m[:, t] + gain * (states[t - 1] - m[:, t - 1]))
         variance.append(c[:, t, t] - gain * c[:, t, t - 1])
-    return Moments(np.array(mean), np.array(variance))  # type: ignore[arg-type]
+    return Moments(np.array(mean), np.array(variance))
 
 
 def log_evidence(chain: Chain, evidence: Gaussian) -> float:
@@ -167,7 +165,7 @@ def gated_parameters(seed: int):
 
 def apply_gated(parameters, z: jax.Array) -> Moments:
     """`GATED` for states ``(latent, ...)``."""
-    return GATED.apply(parameters, z)  # type: ignore[return-value]
+    return GATED.apply(parameters, z)
 
 
 def check_gradient(value_and_gradient: Callable, inputs: Any, step: float = 1e-6) -> Any:

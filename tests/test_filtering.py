@@ -19,6 +19,7 @@ from oracles import (
 
 from jdmm import gaussian
 from jdmm.filtering import (
+    REACH,
     FilteredPosterior,
     backward_filter,
     filter_step,
@@ -42,7 +43,7 @@ FILTERS = {
 }
 WINDOW = {"backward": "future", "forward": "past"}
 
-PRIOR = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))  # type: ignore[arg-type]
+PRIOR = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))
 """Not stationary under the gated transition."""
 
 draw_particles = jax.jit(particles, static_argnums=(1, 2, 3, 4))
@@ -60,13 +61,14 @@ def batched(evidence: Gaussian) -> Gaussian:
 
 
 def stacked(*evidence: Gaussian) -> Gaussian:
-    return Gaussian(*(np.stack(leaves) for leaves in zip(*evidence, strict=True)))  # type: ignore[arg-type]
+    return Gaussian(*(np.stack(leaves) for leaves in zip(*evidence, strict=True)))
 
 
 def offsets_of(points: str, batch: int, time: int, latent: int) -> np.ndarray:
     if points == "sigma points":
         return np.array(sigma_points(latent))
-    return np.array(draw_particles(jax.random.key(0), 4, batch, time, latent))
+    assert latent == 2
+    return np.array(draw_particles(jax.random.key(0), 4, 4, TIME, 2))[:time, ..., :batch]
 
 
 def close(found: Moments, expected: Moments, tolerance: float = 1e-6) -> None:
@@ -127,17 +129,18 @@ def test_the_message_is_the_prior_until_something_is_seen(direction, points):
         assert same[unseen].all() and same.sum() == 3
 
 
-@DIRECTIONS
-def test_random_particles_converge(direction):
-    """The error against the exact messages falls as 1 / sqrt(K): tenfold from 100 to 10000."""
+def test_random_particles_converge():
+    """The error against the exact messages falls as 1 / sqrt(K): tenfold from 50 to 5000."""
     rows, chain = 50, CHAINS[3]
     evidence = draw_evidence(3, [1, 1, 1], 3)
-    exact = marginals(chain, evidence, WINDOW[direction])
-    many = stacked(*[evidence] * rows)
+    exact = marginals(chain, evidence, "future")
     errors = []
-    for count in (100, 10_000):
-        offsets = draw_particles(jax.random.key(1), count, rows, 3, 3)
-        found = FILTERS[direction](chain.transition, chain.prior, many, offsets).message
+    for count in (50, 5000):
+        with jax.enable_x64(False):
+            offsets = draw_particles(jax.random.key(1), count, rows, 3, 3)
+            found = FILTERS["backward"](
+                chain.transition, chain.prior, stacked(*[evidence] * rows), offsets
+            ).message
         pairs = zip(found, exact, strict=True)
         errors.append([np.sqrt(np.mean((np.array(one) - other) ** 2)) for one, other in pairs])
     ratio = np.divide(*errors)
@@ -147,12 +150,12 @@ def test_random_particles_converge(direction):
 def test_one_particle_gives_the_kernel_of_the_state_drawn():
     """K = 1: f_t is drawn with the offset, and the next message is p(z' | z) there."""
     chain, evidence = CHAINS[3], draw_evidence(4, [1, 1, 0, 1, 1, 1], 3)
-    offsets = draw_particles(jax.random.key(2), 1, 1, TIME, 3)
+    offsets = np.random.default_rng(2).normal(size=(TIME, 3, 1, 1))
     found = FILTERS["backward"](chain.transition, chain.prior, batched(evidence), offsets)
-    noise = np.array(offsets)[:, :, 0, 0]
+    noise = offsets[:, :, 0, 0]
     states = np.array(found.filtered.mean[0]) + np.sqrt(found.filtered.variance[0]) * noise
     mean, variance = chain.kernel(states[1:])
-    close(Moments(*(leaf[0, :-1] for leaf in found.message)), Moments(mean, variance))  # type: ignore[arg-type]
+    close(Moments(*(leaf[0, :-1] for leaf in found.message)), Moments(mean, variance))
 
 
 @pytest.mark.parametrize("latent", [2, 5])
@@ -245,19 +248,17 @@ def test_particles_are_standard_normal():
 
 
 @CASES
-@POINTS
-def test_streaming(points, case):
+def test_streaming(case):
     """Repeated `filter_step` from the prior, kept until the first evidence: `forward_filter`."""
     parameters, time = gated_parameters(3), len(PRESENT[case])
-    evidence, offsets = draw_evidence(7, PRESENT[case], 2), offsets_of(points, 1, time, 2)
+    evidence, offsets = draw_evidence(7, PRESENT[case], 2), offsets_of("particles", 1, time, 2)
     expected = gated_filter("forward", parameters, batched(evidence), offsets)
     start = message = Moments(*(leaf[:, None] for leaf in PRIOR))
     seen = False
     for t in range(time):
         close(Moments(*(m[:, 0] for m in message)), Moments(*(m[0, t] for m in expected.message)))
         step = Gaussian(*(leaf[t, :, None] for leaf in evidence))
-        point = offsets[0 if points == "sigma points" else t]
-        filtered, message = gated_step(parameters, message, step, point)
+        filtered, message = gated_step(parameters, message, step, offsets[t])
         close(Moments(*(m[:, 0] for m in filtered)), Moments(*(m[0, t] for m in expected.filtered)))
         seen = seen or bool(PRESENT[case][t])
         message = message if seen else start
@@ -268,37 +269,33 @@ def gated_step(parameters, message: Moments, evidence: Gaussian, offsets):
     return filter_step(partial(apply_gated, parameters), PRIOR, message, evidence, offsets)
 
 
-@POINTS
-def test_views_share_the_points(points):
+def test_views_share_the_points():
     """Further axes in front of the batch: as if each view were filtered alone."""
     views = [
-        ["nothing missing", "head missing"],
-        ["tail missing", "everything missing"],
-        ["one step seen", "stretch missing"],
+        ["nothing missing", "head missing", "everything missing", "one step seen"],
+        ["tail missing", "everything missing", "nothing missing", "stretch missing"],
     ]
     each = [
         stacked(*(draw_evidence(10 * v + i, PRESENT[case], 2) for i, case in enumerate(cases)))
         for v, cases in enumerate(views)
     ]
-    parameters, offsets = gated_parameters(4), offsets_of(points, 2, TIME, 2)
+    parameters, offsets = gated_parameters(4), offsets_of("particles", 4, TIME, 2)
     together = gated_filter("backward", parameters, stacked(*each), offsets)
-    assert together.message.mean.shape == (3, 2, TIME, 2)
+    assert together.message.mean.shape == (2, 4, TIME, 2)
     for v, evidence in enumerate(each):
         alone = gated_filter("backward", parameters, evidence, offsets)
         close_posteriors(alone, jax.tree.map(lambda leaf, v=v: leaf[v], together))
 
 
-def test_an_explosive_transition_stays_finite():
-    """A quotient that is steep and sure of itself at once: 5^200 would overflow."""
-    evidence = batched(draw_evidence(8, [1] + [0] * 199, 2))
+@DIRECTIONS
+def test_messages_stay_within_reach_of_the_prior(direction):
+    """A transition that pushes far away and is sure of itself: held at REACH sd of p(z)."""
 
-    @jax.jit
-    def run(evidence):
-        def transition(z):
-            return Moments(5 * z, 1e-4 + 0 * z)
+    def pushing(z: jax.Array) -> Moments:
+        return Moments(z + np.array([[1e3], [-1e3]]), 1e-4 + 0 * z)
 
-        found = forward_filter(transition, PRIOR, evidence, sigma_points(2))
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(found)), found
-
-    leaves = jax.tree.leaves((run(evidence), jax.grad(run, has_aux=True)(evidence)))
-    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    evidence = batched(draw_evidence(8, PRESENT["stretch missing"], 2))
+    message = FILTERS[direction](pushing, PRIOR, evidence, sigma_points(2)).message
+    moved = np.array(message.mean)[0, slice(0, -1) if direction == "backward" else slice(1, None)]
+    edge = PRIOR.mean + np.array([REACH, -REACH]) * PRIOR.sd
+    np.testing.assert_allclose(moved, np.tile(edge, (TIME - 1, 1)))

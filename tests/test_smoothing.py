@@ -38,7 +38,7 @@ def exact_filtered(chain, evidence: Gaussian) -> Moments:
 
 
 def batched(moments: Moments, rows: int = 1) -> Moments:
-    return Moments(*(np.stack([leaf] * rows) for leaf in moments))  # type: ignore[arg-type]
+    return Moments(*(np.stack([leaf] * rows) for leaf in moments))
 
 
 def close(found: Moments, expected: Moments, tolerance: float = 1e-6) -> None:
@@ -78,7 +78,7 @@ def test_the_conditional_prior_is_the_kernel(latent, case):
     )
     kernel = chain.kernel(np.array(found.states)[0, :-1])
     first = (leaf[None] for leaf in chain.prior)
-    close(found.prior, Moments(*(np.concatenate(pair) for pair in zip(first, kernel, strict=True))))  # type: ignore[arg-type]
+    close(found.prior, Moments(*(np.concatenate(pair) for pair in zip(first, kernel, strict=True))))
 
 
 @CASES
@@ -174,12 +174,12 @@ def unstable(z: jax.Array) -> Moments:
     return Moments(np.array([[3.0], [0.5]]) * z, np.array([[0.01], [0.1]]) + 0 * z)
 
 
-STANDARD = Moments(np.zeros(2), np.ones(2))  # type: ignore[arg-type]
+STANDARD = Moments(np.zeros(2), np.ones(2))
 
 
 def test_an_improper_past_is_left_out_and_told():
     """Where the message is wider than p(z), the marginal is f_t alone; elsewhere it is not."""
-    filtered = Moments(np.array([[[0.5, 0.5]] * 4]), np.array([[[0.8, 0.8]] * 4]))  # type: ignore[arg-type]
+    filtered = Moments(np.array([[[0.5, 0.5]] * 4]), np.array([[[0.8, 0.8]] * 4]))
     found = smooth_marginally(unstable, STANDARD, filtered, sigma_points(2))
     np.testing.assert_array_equal(
         found.improper, [[[False, False], [True, False], [True, False], [True, False]]]
@@ -205,7 +205,7 @@ def test_gradients_through_an_improper_past():
         found = marginal_smoother(unstable, prior, filtered, sigma_points(2))
         return jnp.sum(jnp.sin(found.posterior.mean) + found.posterior.variance)
 
-    filtered = Moments(np.full((1, 4, 2), 0.5), np.full((1, 4, 2), 0.8))  # type: ignore[arg-type]
+    filtered = Moments(np.full((1, 4, 2), 0.5), np.full((1, 4, 2), 0.8))
     check_gradient(value, (filtered, np.array([0.1, -0.2])))
 
 
@@ -236,7 +236,7 @@ def test_gradients(noisy, case):
     keep = np.array(PRESENT[case], bool)[None, :, None]
     noise = draw_noise(time, 2) * noisy
     weights = np.random.default_rng(6).normal(size=(7, 1, time, 2))
-    prior = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))  # type: ignore[arg-type]
+    prior = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))
     evidence = Gaussian(*(leaf[None] for leaf in draw_evidence(5, np.ones(time), 2)))
     inputs = (gated_parameters(1), prior, evidence)
     _, _, evidence = check_gradient(lambda x: scalar(x, keep, noise, weights), inputs)
@@ -247,8 +247,8 @@ def test_gradients(noisy, case):
 def test_views_share_the_noise():
     """Further axes in front of the batch: as if each view were smoothed alone."""
     rng, parameters = np.random.default_rng(7), gated_parameters(2)
-    prior = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))  # type: ignore[arg-type]
-    filtered = Moments(rng.normal(size=(3, 2, 4, 2)), rng.uniform(0.2, 1, (3, 2, 4, 2)))  # type: ignore[arg-type]
+    prior = Moments(np.array([0.5, -0.3]), np.array([1.7, 0.6]))
+    filtered = Moments(rng.normal(size=(3, 2, 4, 2)), rng.uniform(0.2, 1, (3, 2, 4, 2)))
     noise, offsets = draw_noise(4, 2, 2), rng.normal(size=(4, 2, 5, 2))
 
     @jax.jit
@@ -277,7 +277,7 @@ def test_an_explosive_transition_stays_finite():
         found = conditional_smoother(transition, STANDARD, filtered, np.zeros((200, 2, 1)))
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(found)), found
 
-    filtered = Moments(np.full((1, 200, 2), 0.5), np.full((1, 200, 2), 0.8))  # type: ignore[arg-type]
+    filtered = Moments(np.full((1, 200, 2), 0.5), np.full((1, 200, 2), 0.8))
     with jax.enable_x64(False):
         leaves = jax.tree.leaves((run(filtered), jax.grad(run, has_aux=True)(filtered)))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
