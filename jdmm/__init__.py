@@ -21,6 +21,7 @@ From data to figures, each file importing only from those above it:
     experiment    one run in one work directory: what `main.py` calls
 """
 
+from jdmm.corruption import Deletions
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.inference import (
     Points,
@@ -44,6 +45,7 @@ __all__ = [
     "MDMM",
     "Bernoulli",
     "Categorical",
+    "Deletions",
     "DivergenceError",
     "InputError",
     "Interrupted",

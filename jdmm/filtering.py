@@ -72,18 +72,19 @@ def predict(
         offsets: points in units of sd, ``(latent, point, batch)``, broadcast over further axes.
     """
     rank = filtered.mean.ndim
-    offsets = _align(offsets, rank + 1)
+    offsets = align(offsets, rank + 1)
     points = gaussian.sample(Moments(*(leaf[:, None] for leaf in filtered)), offsets)
-    stationary = Moments(*(_align(leaf, rank + 1, last=False) for leaf in prior))
+    stationary = Moments(*(align(leaf, rank + 1, last=False) for leaf in prior))
     components = gaussian.condition(stationary, map_states(transition, points))
     matched = gaussian.moment_match(components, 1)
-    return matched._replace(mean=plausible(matched.mean, prior))
+    widest = (REACH * align(jax.lax.stop_gradient(prior.sd), rank, last=False)) ** 2
+    return Moments(plausible(matched.mean, prior), jnp.minimum(matched.variance, widest))
 
 
 def plausible(states: jax.Array, prior: Moments) -> jax.Array:
     """States ``(latent, *batch)`` held within `REACH` sd of the prior."""
     mean, reach = (
-        _align(jax.lax.stop_gradient(leaf), states.ndim, last=False)
+        align(jax.lax.stop_gradient(leaf), states.ndim, last=False)
         for leaf in (prior.mean, REACH * prior.sd)
     )
     return jnp.clip(states, mean - reach, mean + reach)
@@ -139,7 +140,7 @@ def _filter(
     shape = evidence.precision.shape
     start = Moments(
         *(
-            jnp.broadcast_to(_align(p, len(shape) - 1, last=False), (shape[-1], *shape[:-2]))
+            jnp.broadcast_to(align(p, len(shape) - 1, last=False), (shape[-1], *shape[:-2]))
             for p in prior
         )
     )
@@ -180,7 +181,7 @@ def time_minor(array: jax.Array) -> jax.Array:
     return jnp.moveaxis(array, (0, 1), (-2, -1))
 
 
-def _align(array: jax.Array, rank: int, last: bool = True) -> jax.Array:
+def align(array: jax.Array, rank: int, last: bool = True) -> jax.Array:
     """`array` with axes of size 1 put before its last axis, or behind it, up to `rank`."""
     missing = (1,) * (rank - array.ndim)
     return array.reshape(

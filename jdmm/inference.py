@@ -12,7 +12,7 @@ from jdmm.filtering import FilteredPosterior, Transition
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.likelihoods import Raw
 from jdmm.series import Series
-from jdmm.smoothing import MarginalPosterior, SmoothedPosterior
+from jdmm.smoothing import SmoothedPosterior
 
 PARTICLES, SIGMA_POINTS = "particles", "sigma_points"
 
@@ -109,9 +109,7 @@ def draw_sequences(
     return jax.vmap(draw)(jax.random.split(draw_key, count))
 
 
-def smooth_marginals(
-    parts: Parts, series: Series, key: jax.Array, points: Points
-) -> MarginalPosterior:
+def smooth_marginals(parts: Parts, series: Series, key: jax.Array, points: Points) -> Moments:
     """q(z_t | x_{1:T}) by matched moments, ``(batch, time, latent)``."""
     backward_key, forward_key = jax.random.split(key)
     filtered = filter_backward(parts, series, backward_key, points).filtered

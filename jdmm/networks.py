@@ -63,9 +63,9 @@ class MLPEncoder(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, values: jax.Array, observed: jax.Array) -> Moments:
+    def __call__(self, values: jax.Array, observed: jax.Array | None = None) -> Moments:
         """Moments ``(..., latent)`` from values and mask ``(..., feature)``."""
-        if values.shape[-1] > 1:
+        if observed is not None and values.shape[-1] > 1:
             values = jnp.concatenate([values, observed.astype(values.dtype)], -1)
         inner = nn.relu(nn.Dense(self.hidden, name="hidden_layer")(values))
         mean = nn.Dense(self.latent, name="mean")(inner)
@@ -86,7 +86,7 @@ class LabelEncoder(nn.Module):
         label = values[..., 0].astype(jnp.int32)
         embedded = nn.relu(nn.Embed(self.classes, self.hidden, name="embedding")(label))
         mlp = MLPEncoder(self.latent, self.hidden, name="mlp")
-        return mlp(embedded, jnp.ones_like(embedded, bool))
+        return mlp(embedded)
 
 
 class MLPDecoder(nn.Module):

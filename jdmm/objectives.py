@@ -103,7 +103,7 @@ def mdmm_loss(
         noise = filtering.particles(filter_key, 1, *size)
         stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
         chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
-        states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0]))
+        states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0])[None])
         add_bound(
             "filter", weights.filter, weights.filter_alone, chain.filtered, chain.message, states
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jdmm.corruption import Deletions
 from jdmm.data.spirals import Split, load_spirals
 from jdmm.errors import InputError
 from jdmm.inference import Points
@@ -60,11 +61,13 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     Raises:
         InputError: for an impossible value.
     """
+    fields = config.train.to_dict()
     return TrainSettings(
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        **config.train,
+        deletions=Deletions(**fields.pop("deletions")),
+        **fields,
     )
 
 

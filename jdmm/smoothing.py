@@ -8,10 +8,9 @@ from jax import numpy as jnp
 from jdmm import gaussian
 from jdmm.filtering import (
     Transition,
-    _align,
+    align,
     map_states,
     plausible,
-    predict,
     time_major,
     time_minor,
 )
@@ -31,18 +30,6 @@ class SmoothedPosterior(NamedTuple):
     states: jax.Array
 
 
-class MarginalPosterior(NamedTuple):
-    """Fields ``(*batch, time, latent)``.
-
-    posterior: q(z_t | x_{1:T}).
-    improper: where the past's message was wider than p(z), so that its quotient by p(z) is no
-        density and this dimension of the past was taken as uninformative.
-    """
-
-    posterior: Moments
-    improper: jax.Array
-
-
 def conditional_smoother(
     transition: Transition, prior: Moments, filtered: Moments, noise: jax.Array
 ) -> SmoothedPosterior:
@@ -60,7 +47,7 @@ def conditional_smoother(
     """
     past = gaussian.natural(filtered)
     rank = filtered.mean.ndim - 1
-    stationary = Gaussian(*(_align(leaf, rank, last=False) for leaf in gaussian.natural(prior)))
+    stationary = Gaussian(*(align(leaf, rank, last=False) for leaf in gaussian.natural(prior)))
 
     def _step(carry, inputs):
         """z_{t-1} -> z_t."""
@@ -70,7 +57,7 @@ def conditional_smoother(
         expert = gaussian.mask(gaussian.natural(reached), ~first)
         conditional = gaussian.moments(gaussian.product(stationary, expert))
         posterior = gaussian.moments(gaussian.product(step, expert))
-        state = gaussian.sample(posterior, _align(step_noise, rank))
+        state = gaussian.sample(posterior, align(step_noise, rank))
         return (state, jnp.zeros_like(first)), (conditional, posterior, state)
 
     shape = filtered.mean.shape
@@ -86,35 +73,38 @@ def conditional_smoother(
 
 def marginal_smoother(
     transition: Transition, prior: Moments, filtered: Moments, offsets: jax.Array
-) -> MarginalPosterior:
-    """Moment-matched marginals q(z_t | x_{1:T}) for t = 1..T (K_f > 1).
+) -> Moments:
+    """Moment-matched marginals q(z_t | x_{1:T}), ``(*batch, time, latent)`` (K_f > 1).
 
-    Arguments as in `conditional_smoother`, with `offsets` as in the filter. The message from the
-    past a_t is matched over points of the marginal before it; the marginal is
-    f_t * a_t / p(z). Where a_t is wider than p(z), in a dimension, a_t / p(z) is left out.
+    Matches the conditional posteriors f_t * q~(z_t | z^k) over points z^k of the marginal before,
+    which with one point is `conditional_smoother`. Matching a_t = E p(z_t | z^k) first and then
+    forming f_t * a_t / p(z) would need a quotient that can be improper, and would count the future
+    twice, which the points know already.
+
+    Arguments as in `conditional_smoother`, with `offsets` as in the filter.
     """
     rank = filtered.mean.ndim - 1
-    stationary = Gaussian(*(_align(leaf, rank, last=False) for leaf in gaussian.natural(prior)))
     fixed = offsets.shape[0] == 1
 
     def _step(carry, inputs):
-        """a_t / p(z) -> the same for the next step."""
-        past, improper = carry
+        """q(z_{t-1} | x_{1:T}) -> q(z_t | x_{1:T})."""
+        previous, first = carry
         step, step_offsets = inputs
-        posterior = gaussian.moments(gaussian.product(step, past))
-        message = predict(transition, prior, posterior, offsets[0] if fixed else step_offsets)
-        ratio = gaussian.quotient(gaussian.natural(message), stationary)
-        proper = ratio.precision > 0
-        return (gaussian.mask(ratio, proper), ~proper), (posterior, improper)
+        points = gaussian.sample(
+            Moments(*(leaf[:, None] for leaf in previous)),
+            align(offsets[0] if fixed else step_offsets, rank + 1),
+        )
+        reached = map_states(transition, plausible(points, prior))
+        expert = gaussian.mask(gaussian.natural(reached), ~first[:, None])
+        step = Gaussian(*(leaf[:, None] for leaf in step))
+        posterior = gaussian.moment_match(gaussian.moments(gaussian.product(step, expert)), 1)
+        return (posterior, jnp.zeros_like(first)), posterior
 
-    shape = filtered.mean.shape
-    zeros = jnp.zeros((shape[-1], *shape[:-2]))
+    shape = (filtered.mean.shape[-1], *filtered.mean.shape[:-2])
     inputs = (
         Gaussian(*(time_major(leaf) for leaf in gaussian.natural(filtered))),
         None if fixed else offsets,
     )
-    start = (Gaussian(zeros, zeros), jnp.zeros(zeros.shape, bool))
-    _, (posterior, improper) = jax.lax.scan(jax.checkpoint(_step), start, inputs)
-    return MarginalPosterior(
-        Moments(*(time_minor(leaf) for leaf in posterior)), time_minor(improper)
-    )
+    start = (Moments(jnp.zeros(shape), jnp.ones(shape)), jnp.ones((1,) * rank, bool))
+    _, posterior = jax.lax.scan(jax.checkpoint(_step), start, inputs)
+    return Moments(*(time_minor(leaf) for leaf in posterior))

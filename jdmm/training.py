@@ -18,6 +18,7 @@ from flax import struct
 from jax import numpy as jnp
 
 from jdmm import corruption
+from jdmm.corruption import Deletions, is_range
 from jdmm.errors import DivergenceError, InputError
 from jdmm.objectives import Loss
 from jdmm.series import Series
@@ -57,12 +58,7 @@ class TrainSettings:
         beta_peak: largest weight of the divergences. Above 1 it makes information dear, so that
             the transitions must carry it.
         beta_fall: fractions of all epochs between which beta falls from the peak to 1.
-        burst: fraction of each training series and modality hidden in one stretch.
-        long_one: share of the training series of which one modality, chosen at random, loses a
-            longer stretch instead.
-        long_one_range: between which fractions of the length that stretch is drawn uniformly.
-        long_all: share of the training series of which all modalities lose the same long stretch.
-        long_all_range: between which fractions of the length that stretch is drawn.
+        deletions: what is hidden of each training series; targets stay complete.
         validate_every: epochs between validations (and checkpoints).
         patience: validations without improvement before stopping; 0 for never.
     """
@@ -78,11 +74,7 @@ class TrainSettings:
     beta_epochs: float = 10.0
     beta_peak: float = 2.0
     beta_fall: tuple[float, float] = (0.5, 0.9)
-    burst: float = 0.1
-    long_one: float = 0.4
-    long_one_range: tuple[float, float] = (0.2, 0.8)
-    long_all: float = 0.2
-    long_all_range: tuple[float, float] = (0.1, 0.4)
+    deletions: Deletions = Deletions()
     validate_every: int = 5
     patience: int = 0
 
@@ -99,12 +91,7 @@ class TrainSettings:
             "average": (0 <= self.average < 1, "within 0..1, below 1"),
             "beta_epochs": (0 <= self.beta_epochs < math.inf, "0 or more"),
             "beta_peak": (0 <= self.beta_peak < math.inf, "0 or more"),
-            "beta_fall": (_is_range(self.beta_fall), "two rising fractions within 0..1"),
-            "burst": (0 <= self.burst <= 1, "within 0..1"),
-            "long_one": (0 <= self.long_one <= 1 - self.long_all, "within 0..1 - long_all"),
-            "long_one_range": (_is_range(self.long_one_range), "two rising fractions within 0..1"),
-            "long_all": (0 <= self.long_all <= 1, "within 0..1"),
-            "long_all_range": (_is_range(self.long_all_range), "two rising fractions within 0..1"),
+            "beta_fall": (is_range(self.beta_fall), "two rising fractions within 0..1"),
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never) or more"),
         }
@@ -212,8 +199,10 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
 
     def train_step(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
         targets = _batch(series, rows)
-        burst_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        shown = targets.hide(_deletions(burst_key, targets, settings))
+        deletion_key, loss_key = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), state.step)
+        )
+        shown = targets.hide(corruption.delete(deletion_key, targets, settings.deletions))
         beta = schedule.beta(state.step)
 
         def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -367,35 +356,6 @@ def _batch(series: Series, rows: jax.Array) -> Series:
     real = rows >= 0
     batch = batch.replace(lengths=jnp.where(real, batch.lengths, 0))  # type: ignore[attr-defined]
     return batch.hide({name: real[:, None, None] for name in batch.values})
-
-
-def _deletions(key: jax.Array, series: Series, settings: TrainSettings) -> dict[str, jax.Array]:
-    """What stays visible in training: a mask ``(batch, time, 1)`` per modality."""
-    names = sorted(series.values)
-    kind_key, which_key, one_key, all_key, shared_key, *keys = jax.random.split(key, 5 + len(names))
-    batch, lengths, time = series.batch, series.lengths, series.time
-
-    def draw(key: jax.Array, low: float = 0.0, high: float = 1.0) -> jax.Array:
-        return low + (high - low) * corruption.uniform(key, batch, 1)[:, 0]
-
-    kind, which = draw(kind_key), jnp.floor(draw(which_key) * len(keys))
-    loses_one = kind < settings.long_one
-    loses_all = ~loses_one & (kind < settings.long_one + settings.long_all)
-    one, everything = (
-        draw(one_key, *settings.long_one_range),
-        draw(all_key, *settings.long_all_range),
-    )
-    shared = corruption.burst(shared_key, lengths, time, everything)
-    kept = {}
-    for index, (name, key) in enumerate(zip(names, keys, strict=True)):
-        fraction = jnp.where(loses_one & (which == index), one, settings.burst)
-        own = corruption.burst(key, lengths, time, fraction)
-        kept[name] = jnp.where(loses_all[:, None, None], shared, own)
-    return kept
-
-
-def _is_range(pair: Any) -> bool:
-    return len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1
 
 
 def _validate(progress: Progress, score: Scorer, epoch: int) -> None:

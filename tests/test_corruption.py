@@ -33,6 +33,14 @@ def test_hides_the_exact_count_within_each_length(delete, fraction):
     assert gone.sum(1).tolist() == [round(fraction * int(n)) for n in LENGTHS]
 
 
+def test_burst_takes_a_fraction_per_series():
+    """Each row is the row of the same burst with its fraction for all."""
+    found = burst(jax.random.key(0), jnp.array(LENGTHS), TIME, jnp.array(FRACTIONS))
+    for row, fraction in enumerate(FRACTIONS):
+        same = burst(jax.random.key(0), jnp.array(LENGTHS), TIME, fraction)
+        np.testing.assert_array_equal(found[row], same[row])
+
+
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_burst_is_contiguous(fraction):
     for row in hidden(burst(jax.random.key(1), jnp.array(LENGTHS), TIME, fraction)):

@@ -169,7 +169,6 @@ def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path
     assert ours == theirs
 
 
-@pytest.mark.slow_start
 def test_killed_at_any_moment_ends_with_the_same_variables(finished, data_dir, tmp_path):
     """SIGKILL at three moments of main.py, the last of them while it writes checkpoints."""
     _, results = finished
@@ -301,7 +300,7 @@ def test_bad_npz_is_refused(finished, tmp_path, arrays, words):
         ("inference.moments", "magic"),
         ("loss.filter", -0.5),
         ("loss.match_particles", 0),
-        ("train.burst", 1.5),
+        ("train.deletions.burst", 1.5),
         ("train.schedule", "exotic"),
         ("eval.draws", 0),
         ("eval.select", "luck"),

@@ -142,7 +142,7 @@ def test_parameter_count_of_the_published_label_networks():
     assert with_ - without == 7_757_592 - 7_489_294
 
 
-PAIR = MDMM((Modality("pair", 2), Modality("label", likelihood=Categorical(4))), 3, 4)
+PAIR = MDMM((Modality("pair", 2), Modality("label", likelihood=Categorical(4))), 3, 16)
 
 
 @jax.jit

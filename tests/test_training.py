@@ -76,7 +76,10 @@ def test_schedules():
     assert schedule.steps_per_epoch == 2
     rates = [float(schedule.learning_rate(step)) for step in (0, 2, 4, 12, 20)]
     np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-7)
-    betas = [float(schedule.beta(step)) for step in (0, 2, 8, 20)]
+    betas = [float(schedule.beta(step)) for step in (0, 2, 8, 10, 14, 18, 20)]
+    np.testing.assert_allclose(betas, [0.0, 0.5, 2.0, 2.0, 1.5, 1.0, 1.0])  # falls from 10 to 18
+    published = training.Schedule(settings(epochs=10, beta_epochs=4, beta_peak=1.0), series=8)
+    betas = [float(published.beta(step)) for step in (0, 2, 8, 20)]
     np.testing.assert_allclose(betas, [0.0, 0.25, 1.0, 1.0])
     constant = training.Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
     assert float(constant.learning_rate(0)) == pytest.approx(0.02)
@@ -186,7 +189,7 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"schedule": "exotic"},
-        {"burst": 1.5},
+        {"beta_fall": (0.9, 0.5)},
         {"average": 1.0},
         {"patience": -1},
     ],
