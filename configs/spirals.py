@@ -19,14 +19,14 @@ def get_config(preset: str = "best") -> ConfigDict:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
     config = ConfigDict()
     config.seed = 0
-    config.epochs = 160
+    config.epochs = 450
     config.batch_size = 25
     config.learning_rate = 0.02
 
     config.data = ConfigDict()
     config.data.name = "spirals"
     config.data.dir = ""  # where the data set is prepared; "" is the user's cache directory
-    config.data.validation = 100  # series cut from the 600 training series
+    config.data.validation = 60  # series cut from the 600 training series
 
     config.model = ConfigDict()
     config.model.name = "mdmm"
@@ -36,11 +36,12 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.inference = ConfigDict()
     config.inference.moments = "sigma_points"  # or "particles"
     config.inference.particles = 25
-    config.inference.prediction_moments = "particles"
-    config.inference.prediction_particles = 200
+    config.inference.prediction_moments = "sigma_points"
+    config.inference.prediction_particles = 200  # with prediction_moments = "particles"
 
     config.loss = ConfigDict()
     config.loss.filter = 0.5
+    config.loss.filter_fade = (0.05, 0.2)  # fractions of the epochs; (1, 1): never
     config.loss.smoother = 0.5
     config.loss.match = 0.01
     config.loss.match_particles = 50
@@ -56,7 +57,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.average = 0.99  # decay per step of the averaged variables; 0: none
     config.train.beta_epochs = 10.0  # of beta rising to its peak
     config.train.beta_peak = 2.0
-    config.train.beta_fall = (0.5, 0.9)  # from the peak to 1 between these fractions of all epochs
+    config.train.beta_fall = (0.3, 0.7)  # from the peak to 1 between these fractions of all epochs
     config.train.deletions = ConfigDict()  # of training series; see jdmm.corruption.Deletions
     config.train.deletions.burst = 0.1
     config.train.deletions.one = 0.35
@@ -65,7 +66,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.deletions.all_range = (0.1, 0.4)
     config.train.deletions.scattered = 0.3
     config.train.deletions.scattered_range = (0.2, 0.8)
-    config.train.validate_every = 5  # epochs; a checkpoint each time
+    config.train.validate_every = 10  # epochs; a checkpoint each time
     config.train.patience = 0  # validations without improvement before stopping; 0: never
 
     config.eval = ConfigDict()
@@ -85,6 +86,8 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.epochs = 500
         config.batch_size = 100
         config.inference.moments = "particles"
+        config.inference.prediction_moments = "particles"
+        config.loss.filter_fade = (1.0, 1.0)
         config.loss.filter_alone = 1.0
         config.loss.smoother_alone = 1.0
         config.train.schedule = "constant"

@@ -25,11 +25,13 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     """The arguments that are no flags."""
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # libraries tell much at level INFO
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
     except Exception as error:  # a configuration file is a program: it can raise anything
         raise InputError(f"bad option or configuration: {error or type(error).__name__}") from error
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell much at level INFO
+    return rest
 
 
 def _exit(error: Exception, status: int) -> None:

@@ -8,7 +8,7 @@ each alone. Every modality is encoded once; a view's evidence is the sum over it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -26,6 +26,9 @@ class LossWeights:
 
     Attributes:
         filter: of the bound on a sampled backward chain.
+        filter_fade: fractions of the training between which that bound's weight falls to 0;
+            (1, 1) keeps it. It teaches the transitions early, but a chain that commits itself to
+            every draw needs noisy ones, and then the messages of the backward filter forget.
         smoother: of the bound on the smoothing chain behind the backward filter.
         match: of the prior matching, which keeps the model stationary where nothing is observed.
         match_particles: states drawn from p(z) to match it.
@@ -35,6 +38,7 @@ class LossWeights:
     """
 
     filter: float = 0.5
+    filter_fade: tuple[float, float] = (1.0, 1.0)
     smoother: float = 0.5
     match: float = 0.01
     match_particles: int = 50
@@ -73,53 +77,61 @@ def mdmm_loss(
     key: jax.Array,
     points: Points,
     weights: LossWeights,
+    progress: jax.Array | float = 0.0,
 ) -> Loss:
-    """The loss of a batch: what `series` shows is encoded, what `targets` holds is scored."""
+    """The loss of a batch: what `series` shows is encoded, what `targets` holds is scored.
+
+    `progress` is the fraction of the training that is done, 0 to 1.
+    """
     evidence = parts.encode(series)
     names = tuple(evidence)
     points_key, filter_key, smoother_key, match_key = jax.random.split(key, 4)
     size = (series.batch, series.time, parts.latent)
     terms: dict[str, jax.Array] = {}
 
-    def add_bound(name: str, weight: float, alone: float, posterior, prior, states) -> None:
-        """ELBO terms of stacked views: `posterior` and `prior` given the state before."""
+    def bound(alone: float, posterior: Moments, prior: Moments, states: jax.Array) -> list[Any]:
+        """Log-likelihoods and divergences of stacked views, given the states before."""
         views, shares = _views(names, alone)
-        share = weight * jnp.array(shares)[:, None, None]
-        steps = jnp.where(targets.valid, jnp.sum(gaussian.kl(posterior, prior), -1), 0.0)
-        terms[f"{name}_nll"] = jnp.zeros(())
+        share = jnp.array(shares)[:, None, None]
+        nll = jnp.zeros(())
         for modality in names:
             rows = [row for row, view in enumerate(views) if modality in view]
             raw = parts.decode(modality, jnp.stack([states[row] for row in rows]))
-            value = jnp.broadcast_to(
-                targets.values[modality], (len(rows), *targets.values[modality].shape)
-            )
+            target = targets.values[modality]
+            value = jnp.broadcast_to(target[None], (len(rows), *target.shape))
             log_prob = likelihoods[modality].log_prob(raw, value)
-            scored = jnp.where(targets.observed[modality], log_prob, 0.0)
-            share_here = share[jnp.array(rows)][..., None] * weights.modality.get(modality, 1.0)
-            terms[f"{name}_nll"] -= jnp.sum(share_here * scored)
-        terms[f"{name}_kl"] = jnp.sum(share * steps)
+            scored = jnp.where(targets.observed[modality][None], log_prob, 0.0)
+            weight = share[jnp.array(rows)][..., None] * weights.modality.get(modality, 1.0)
+            nll -= jnp.sum(weight * scored)
+        steps = jnp.sum(gaussian.kl(posterior, prior), -1)
+        return [nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))]
 
-    if weights.filter:
+    def filter_bound() -> list[Any]:
         noise = filtering.particles(filter_key, 1, *size)
         stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
         chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
         states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0])[None])
-        add_bound(
-            "filter", weights.filter, weights.filter_alone, chain.filtered, chain.message, states
-        )
-    if weights.smoother:
+        return bound(weights.filter_alone, chain.filtered, chain.message, states)
+
+    def smoother_bound() -> list[Any]:
         stacked = _stack(evidence, _views(names, weights.smoother_alone)[0])
         offsets = points.offsets(points_key, *size)
         filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
         noise = filtering.particles(smoother_key, 1, *size)[:, :, 0]
         smooth = smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
-        add_bound(
-            "smoother",
-            weights.smoother,
-            weights.smoother_alone,
-            smooth.posterior,
-            smooth.prior,
-            smooth.states,
+        return bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
+
+    if weights.filter:
+        first, last = weights.filter_fade
+        weight = weights.filter * (
+            1.0 - jnp.clip((progress - first) / max(last - first, 1e-9), 0.0, 1.0)
+        )
+        # once faded out, the chain is not computed
+        sums = jax.lax.cond(weight > 0, filter_bound, lambda: [jnp.zeros(())] * 2)
+        terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
+    if weights.smoother:
+        terms["smoother_nll"], terms["smoother_kl"] = (
+            weights.smoother * value for value in smoother_bound()
         )
     count = jnp.sum(targets.valid)
     if weights.match:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jdmm.corruption import Deletions
+from jdmm.corruption import Deletions, is_range
 from jdmm.data.spirals import Split, load_spirals
 from jdmm.errors import InputError
 from jdmm.inference import Points
@@ -40,7 +40,10 @@ def build_model(config: ConfigDict) -> MDMM:
         _at_least(f"model.{field}", config.model[field], 1)
     weights = config.loss.to_dict()
     for name, value in (weights | weights["modality"]).items():
-        if name != "modality":
+        if name == "filter_fade":
+            if not is_range(value):
+                raise InputError(f"expected loss.{name} to be two rising fractions, got {value}")
+        elif name != "modality":
             _at_least(f"loss.{name}", value, 1 if name == "match_particles" else 0)
     if not config.loss.filter and not config.loss.smoother:
         raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
@@ -99,7 +102,9 @@ def check(config: ConfigDict) -> None:
             if task not in TASKS:
                 raise InputError(f"expected eval.tasks among {', '.join(TASKS)}, got {task!r}")
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"expected the fields of configs/spirals.py, got: {error}") from error
+        raise InputError(
+            f"expected the fields and types of configs/spirals.py, got: {error}"
+        ) from error
 
 
 def save_config(config: ConfigDict, path: Path) -> None:

@@ -35,8 +35,18 @@ class Model(Protocol):
         """Fresh variables for series of this form."""
         ...
 
-    def loss(self, variables: Variables, series: Series, targets: Series, key: jax.Array) -> Loss:
-        """Numerators and count: `series` is shown, `targets` are scored."""
+    def loss(
+        self,
+        variables: Variables,
+        series: Series,
+        targets: Series,
+        key: jax.Array,
+        progress: jax.Array | float,
+    ) -> Loss:
+        """Numerators and count: `series` is shown, `targets` are scored.
+
+        `progress` is the fraction of the training that is done.
+        """
         ...
 
 
@@ -147,25 +157,32 @@ class Schedule:
         """The last, smaller batch counts too."""
         return math.ceil(self.series / self.settings.batch_size)
 
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    def progress(self, step: Any) -> Any:
+        """Fraction of the training done before `step`."""
+        return step / self.steps
+
     def learning_rate(self, step: Any) -> Any:
         """Linear warm-up, then cosine decay or a constant."""
         settings = self.settings
         warmup = round(settings.warmup_epochs * self.steps_per_epoch)
-        total = settings.epochs * self.steps_per_epoch
         peak = settings.learning_rate
         if settings.schedule == "constant":
             following = optax.constant_schedule(peak)
         else:
-            following = optax.cosine_decay_schedule(peak, max(total - warmup, 1))
+            following = optax.cosine_decay_schedule(peak, max(self.steps - warmup, 1))
         rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
         return optax.join_schedules([rise, following], [warmup])(step)
 
     def beta(self, step: Any) -> Any:
         """Weight of the divergences: 0 to `beta_peak` over `beta_epochs`, later down to 1."""
         settings = self.settings
-        total = settings.epochs * self.steps_per_epoch
         rising = settings.beta_epochs * self.steps_per_epoch
-        first, last = (max(fraction * total, rising) for fraction in settings.beta_fall)
+        first, last = (max(fraction * self.steps, rising) for fraction in settings.beta_fall)
         fallen = 1.0 if settings.beta_peak > 1.0 else settings.beta_peak
         risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
         fall = jnp.clip((step - first) / max(last - first, 1.0), 0.0, 1.0)
@@ -206,7 +223,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
         beta = schedule.beta(state.step)
 
         def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
-            loss = model.loss(variables, shown, targets, loss_key)
+            loss = model.loss(variables, shown, targets, loss_key, schedule.progress(state.step))
             return loss.total(beta), loss.means()
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
@@ -336,7 +353,7 @@ def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
 
     @jax.jit
     def evaluate(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
-        loss = model.loss(variables, validation, validation, jax.random.key(seed))
+        loss = model.loss(variables, validation, validation, jax.random.key(seed), 1.0)
         return loss.total(1.0), loss.means()
 
     def score(variables: Variables) -> dict[str, float]:

@@ -1,9 +1,15 @@
 """Settings that hold before jax starts, and strict numerics for every test."""
 
 import os
+from pathlib import Path
 
 os.environ["NPROC"] = "16"  # XLA's threads: with few, collectives over several CPU devices hang
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# compiled once for all runs of the tests, and for the processes that they start
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest

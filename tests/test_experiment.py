@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ml_collections import config_flags  # noqa: F401  (its errors are what main.py turns into lines)
 
 from configs import spirals
 from jdmm import DivergenceError, InputError, Interrupted, experiment, settings

@@ -162,6 +162,28 @@ def test_weights_scale_their_terms(bimodal):
     assert float(quiet["smoother_kl"]) > 0
 
 
+def test_the_filter_bound_fades_out(bimodal):
+    model, variables, series = bimodal
+    weights = LossWeights(filter=1.0, filter_fade=(0.2, 0.6))
+
+    def terms(progress):
+        return mdmm_loss(
+            model.parts(variables),
+            model.likelihoods,
+            series,
+            series,
+            jax.random.key(2),
+            model.points,
+            weights,
+            progress,
+        ).terms
+
+    whole, half, none = terms(0.1), terms(0.4), terms(0.7)
+    assert float(half["filter_nll"]) == pytest.approx(0.5 * float(whole["filter_nll"]), rel=1e-5)
+    assert float(none["filter_nll"]) == float(none["filter_kl"]) == 0.0
+    assert float(none["smoother_kl"]) == float(whole["smoother_kl"]) > 0
+
+
 def test_padding_changes_nothing(bimodal):
     series = bimodal[2]
     longer = jax.tree.map(

@@ -53,8 +53,8 @@ class Scripted:
         del key, series
         return {"params": {"number": jnp.zeros(())}}
 
-    def loss(self, variables, series, targets, key):
-        del series, key
+    def loss(self, variables, series, targets, key, progress):
+        del series, key, progress
         number = variables["params"]["number"]
         value = jnp.where(number > self.limit, jnp.nan, -number)
         count = jnp.sum(targets.valid)

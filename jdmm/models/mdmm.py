@@ -158,16 +158,18 @@ class MDMM:
             decode=method(Networks.decode),
         )
 
-    def loss(self, variables: Variables, series: Series, targets: Series, key: jax.Array) -> Loss:
+    def loss(
+        self,
+        variables: Variables,
+        series: Series,
+        targets: Series,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+    ) -> Loss:
         """Numerators and count of the training loss; see `objectives.mdmm_loss`."""
+        parts, weights = self.parts(variables), self.weights
         return objectives.mdmm_loss(
-            self.parts(variables),
-            self.likelihoods,
-            series,
-            targets,
-            key,
-            self.points,
-            self.weights,
+            parts, self.likelihoods, series, targets, key, self.points, weights, progress
         )
 
     def infer(self, variables: Variables, series: Series, key: jax.Array) -> Moments:
