@@ -19,7 +19,7 @@ def get_config(preset: str = "best") -> ConfigDict:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
     config = ConfigDict()
     config.seed = 0
-    config.epochs = 450
+    config.epochs = 400
     config.batch_size = 25
     config.learning_rate = 0.02
 
@@ -50,6 +50,8 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.loss.modality = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
 
     config.train = ConfigDict()
+    config.train.restarts = 4  # fresh starts, of which the best on validation goes on
+    config.train.restart_epochs = 30
     config.train.schedule = "cosine"  # or "constant"
     config.train.warmup_epochs = 3.0
     config.train.weight_decay = 1e-4
@@ -57,7 +59,8 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.average = 0.99  # decay per step of the averaged variables; 0: none
     config.train.beta_epochs = 10.0  # of beta rising to its peak
     config.train.beta_peak = 2.0
-    config.train.beta_fall = (0.3, 0.7)  # from the peak to 1 between these fractions of all epochs
+    config.train.beta_fall = (0.3, 0.7)  # fractions of all epochs, between which it goes on to
+    config.train.beta_final = 1.0
     config.train.deletions = ConfigDict()  # of training series; see jdmm.corruption.Deletions
     config.train.deletions.burst = 0.1
     config.train.deletions.one = 0.35
@@ -90,6 +93,7 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.loss.filter_fade = (1.0, 1.0)
         config.loss.filter_alone = 1.0
         config.loss.smoother_alone = 1.0
+        config.train.restarts = 1
         config.train.schedule = "constant"
         config.train.warmup_epochs = 0.0
         config.train.clip_norm = 0.0
@@ -105,8 +109,10 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.model.hidden = 64
         config.learning_rate = 0.01
     elif preset == "smoke":
-        config.epochs = 2
+        config.epochs = 3
         config.batch_size = 100
+        config.train.restarts = 2
+        config.train.restart_epochs = 1
         config.train.warmup_epochs = 1.0
         config.train.beta_epochs = 1.0
         config.train.validate_every = 1

@@ -35,7 +35,7 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Writes `progress` under its step, if that is not there already."""
-        manager, step = self._open(), int(progress.state.step)
+        manager, step = self._open(), progress.steps
         if step in manager.all_steps():
             return
         arrays, figures = _split(progress)
@@ -86,7 +86,7 @@ class Checkpoints:
 def _split(progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
     """A progress as trees of arrays and as plain figures."""
     fields = {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)}
-    arrays = {name: fields.pop(name) for name in ("state", "best")}
+    arrays = {name: fields.pop(name) for name in ("state", "leader", "best")}
     return arrays, fields
 
 

@@ -58,12 +58,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> d
     fresh = training.start(model, data["train"].noisy, how, config.seed)
     progress = checkpoints.restore(fresh) or fresh
     score = validation_scorer(config, model, data["validation"].noisy)
-    per_epoch = Schedule(how, data["train"].noisy.batch).steps_per_epoch
-    step = int(progress.state.step)
+    steps = Schedule(how, data["train"].noisy.batch).all_steps
     with (
         contextlib.closing(checkpoints),
-        contextlib.closing(MetricsLog(workdir, step)) as log,
-        tqdm(total=how.epochs * per_epoch, initial=step, unit="step", disable=None) as bar,
+        contextlib.closing(MetricsLog(workdir, progress.steps)) as log,
+        tqdm(total=steps, initial=progress.steps, unit="step", disable=None) as bar,
         _on_sigterm() as interrupted,
     ):
         for _ in training.run_epochs(
@@ -73,7 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> d
             if record is None:
                 checkpoints.save(progress)
                 raise Interrupted(
-                    f"stopped by SIGTERM at step {int(progress.state.step)}; the "
+                    f"stopped by SIGTERM at step {progress.steps}; the "
                     "same command goes on from there"
                 )
             log.write(record)
@@ -214,7 +213,7 @@ def evaluate(
     """
     began = time.perf_counter()
     schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
-    epochs = int(progress.state.step) / schedule.steps_per_epoch
+    epochs = progress.steps / schedule.steps_per_epoch
     names = tuple(config.eval.tasks)
     targets, clean = data[split].noisy, data[split].clean
     shown = tasks.show(names, targets, jax.random.key(config.eval.seed))

@@ -35,6 +35,7 @@ def draw_figures(
         mean, np.sqrt(variance), (turn > 0).astype(int), ("clockwise", "counterclockwise")
     )
     records = read_metrics(workdir)
+    records = [record for record in records if record["start"] == records[-1]["start"]]
     best = [r for r in records if "validation/score" in r]
     if records:
         epoch = min(best, key=lambda r: r["validation/score"])["epoch"] if best else None

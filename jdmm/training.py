@@ -56,6 +56,9 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training series.
+        restarts: fresh starts that are tried for `restart_epochs` each; the one of the best
+            validation score goes on to the end. 1 for none.
+        restart_epochs: length of a trial.
         batch_size: series per step.
         learning_rate: the highest of the schedule.
         schedule: "cosine" (to 0 at the last step) or "constant", after the warm-up.
@@ -64,16 +67,19 @@ class TrainSettings:
         clip_norm: largest global norm of a gradient; 0 for none.
         average: decay per step of the moving average of the variables that is validated and kept;
             0 for the last variables themselves.
-        beta_epochs: of beta rising linearly from 0 to `beta_peak`.
-        beta_peak: largest weight of the divergences. Above 1 it makes information dear, so that
+        beta_epochs: of beta, the weight of the divergences, rising linearly from 0 to `beta_peak`.
+        beta_peak: reached then. Above 1 it makes information dear, so that
             the transitions must carry it.
-        beta_fall: fractions of all epochs between which beta falls from the peak to 1.
+        beta_fall: fractions of all epochs between which beta goes on from there to `beta_final`.
+        beta_final: its last value; 1 is the evidence lower bound itself.
         deletions: what is hidden of each training series; targets stay complete.
         validate_every: epochs between validations (and checkpoints).
         patience: validations without improvement before stopping; 0 for never.
     """
 
     epochs: int = 100
+    restarts: int = 1
+    restart_epochs: int = 30
     batch_size: int = 25
     learning_rate: float = 0.02
     schedule: str = "cosine"
@@ -84,6 +90,7 @@ class TrainSettings:
     beta_epochs: float = 10.0
     beta_peak: float = 2.0
     beta_fall: tuple[float, float] = (0.5, 0.9)
+    beta_final: float = 1.0
     deletions: Deletions = Deletions()
     validate_every: int = 5
     patience: int = 0
@@ -92,6 +99,11 @@ class TrainSettings:
         """Refuses impossible values."""
         expectations = {
             "epochs": (self.epochs >= 1, "at least 1"),
+            "restarts": (self.restarts >= 1, "at least 1 (no trials)"),
+            "restart_epochs": (
+                self.restarts == 1 or 1 <= self.restart_epochs < self.epochs,
+                "at least 1 and below epochs",
+            ),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
             "schedule": (self.schedule in ("cosine", "constant"), "'cosine' or 'constant'"),
@@ -101,6 +113,7 @@ class TrainSettings:
             "average": (0 <= self.average < 1, "within 0..1, below 1"),
             "beta_epochs": (0 <= self.beta_epochs < math.inf, "0 or more"),
             "beta_peak": (0 <= self.beta_peak < math.inf, "0 or more"),
+            "beta_final": (0 <= self.beta_final < math.inf, "0 or more"),
             "beta_fall": (is_range(self.beta_fall), "two rising fractions within 0..1"),
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never) or more"),
@@ -112,8 +125,17 @@ class TrainSettings:
 
 @struct.dataclass
 class TrainState:
-    """What a step changes: everything that must survive a restart, as one tree of arrays."""
+    """What a step changes, as one tree of arrays.
 
+    Attributes:
+        start: which fresh start this is, for the keys.
+        step: steps taken since.
+        variables: of the model.
+        average: their moving average.
+        optimizer: the optimizer's memory.
+    """
+
+    start: Any
     step: Any
     variables: Any
     average: Any
@@ -126,6 +148,10 @@ class Progress:
 
     Attributes:
         state: the train state.
+        leader: the state of the best trial so far.
+        leader_score: its validation score.
+        trials: trials finished; as many as `restarts` once the leader goes on.
+        steps: taken so far, trials included.
         best: the averaged variables of the best validation so far.
         best_score: their score; None before the first validation.
         best_epoch: epochs behind them.
@@ -136,7 +162,11 @@ class Progress:
     """
 
     state: TrainState
+    leader: TrainState
     best: Any
+    leader_score: float | None = None
+    trials: int = 0
+    steps: int = 0
     best_score: float | None = None
     best_epoch: int = 0
     stale: int = 0
@@ -159,8 +189,14 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """From a fresh start to the end."""
         return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def all_steps(self) -> int:
+        """The same and the trials that come to nothing."""
+        lost = (self.settings.restarts - 1) * self.settings.restart_epochs
+        return self.steps + lost * self.steps_per_epoch
 
     def progress(self, step: Any) -> Any:
         """Fraction of the training done before `step`."""
@@ -179,18 +215,17 @@ class Schedule:
         return optax.join_schedules([rise, following], [warmup])(step)
 
     def beta(self, step: Any) -> Any:
-        """Weight of the divergences: 0 to `beta_peak` over `beta_epochs`, later down to 1."""
+        """Weight of the divergences: 0 to `beta_peak`, later to `beta_final`."""
         settings = self.settings
         rising = settings.beta_epochs * self.steps_per_epoch
         first, last = (max(fraction * self.steps, rising) for fraction in settings.beta_fall)
-        fallen = 1.0 if settings.beta_peak > 1.0 else settings.beta_peak
         risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
         fall = jnp.clip((step - first) / max(last - first, 1.0), 0.0, 1.0)
-        return risen * (settings.beta_peak + fall * (fallen - settings.beta_peak))
+        return risen * (settings.beta_peak + fall * (settings.beta_final - settings.beta_peak))
 
-    def rows(self, seed: int, epoch: int) -> np.ndarray:
+    def rows(self, seed: int, start: int, epoch: int) -> np.ndarray:
         """``(step, batch)`` series of an epoch in random order; -1 fills up the last batch."""
-        order = np.random.default_rng((seed, epoch)).permutation(self.series)
+        order = np.random.default_rng((seed, start, epoch)).permutation(self.series)
         size = self.steps_per_epoch * self.settings.batch_size
         filled = np.concatenate([order, np.full(size - self.series, -1)])
         return filled.reshape(self.steps_per_epoch, -1).astype(np.int32)
@@ -216,9 +251,8 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
 
     def train_step(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
         targets = _batch(series, rows)
-        deletion_key, loss_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), state.step)
-        )
+        key = jax.random.fold_in(jax.random.key(seed), state.start)
+        deletion_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
         shown = targets.hide(corruption.delete(deletion_key, targets, settings.deletions))
         beta = schedule.beta(state.step)
 
@@ -231,6 +265,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
         variables = optax.apply_updates(state.variables, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
         return TrainState(
+            start=state.start,
             step=state.step + 1,
             variables=variables,
             average=optax.incremental_update(variables, state.average, 1.0 - settings.average),
@@ -241,16 +276,9 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
 
 
 def start(model: Model, series: Series, settings: TrainSettings, seed: int) -> Progress:
-    """The state before the first step."""
-    schedule = Schedule(settings, series.batch)
-    variables = model.init(jax.random.key(seed), series.take(slice(0, 1)))
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        variables=variables,
-        average=jax.tree.map(jnp.copy, variables),
-        optimizer=optimizer(schedule).init(variables),
-    )
-    return Progress(state=state, best=variables)
+    """The progress before the first step."""
+    state = _fresh(model, series, settings, seed, 0)
+    return Progress(state=state, leader=state, best=state.average)
 
 
 def run_epochs(
@@ -286,45 +314,54 @@ def run_epochs(
             f"expected batch_size of at most the {series.batch} training series, "
             f"got {settings.batch_size}"
         )
+    if settings.restarts > 1 and score is None:
+        raise InputError("expected validation series to choose among restarts, got none")
     schedule = Schedule(settings, series.batch)
     train_step = jax.jit(make_train_step(model, schedule, seed), donate_argnums=0)
-    series = jax.tree.map(jnp.asarray, series)
-    # the step consumes its state; what the caller holds in `progress` must outlive it
-    state = jax.tree.map(jnp.copy, progress.state)
+    device_series = jax.tree.map(jnp.asarray, series)
     per_epoch = schedule.steps_per_epoch
-    epoch, done = divmod(int(state.step), per_epoch)
-    while epoch < settings.epochs and not _exhausted(progress, settings):
+    while True:
+        trying = 1 < settings.restarts > progress.trials
+        epoch, done = divmod(int(progress.state.step), per_epoch)
+        if not trying and (epoch == settings.epochs or _exhausted(progress, settings)):
+            return
         began = time.perf_counter()
+        # the step consumes its state; what the caller holds in `progress` must outlive it
+        state = jax.tree.map(jnp.copy, progress.state)
         measured = []
-        for rows in schedule.rows(seed, epoch)[done:]:
-            state, metrics = train_step(state, series, rows)
+        for rows in schedule.rows(seed, int(state.start), epoch)[done:]:
+            state, metrics = train_step(state, device_series, rows)
             measured.append(metrics)
             on_step()
             if interrupted():
                 break
-        first_step = epoch * per_epoch + done
-        _accumulate(progress.sums, jax.device_get(measured), first_step)
-        progress.state = jax.tree.map(jnp.copy, state)
+        _accumulate(progress.sums, jax.device_get(measured), progress.steps)
+        progress.state = state
+        progress.steps += len(measured)
         progress.seconds += time.perf_counter() - began
-        done += len(measured)
-        if done < per_epoch:
+        if done + len(measured) < per_epoch:
             progress.record = None
             yield progress
             return
-        epoch, done = epoch + 1, 0
-        step = epoch * per_epoch
+        epoch += 1
         progress.record = {
+            "start": int(state.start),
             "epoch": epoch,
-            "step": step,
+            "step": progress.steps,
             **{f"train/{name}": total / per_epoch for name, total in progress.sums.items()},
-            "train/beta": float(schedule.beta(step)),
-            "train/learning_rate": float(schedule.learning_rate(step)),
+            "train/beta": float(schedule.beta(epoch * per_epoch)),
+            "train/learning_rate": float(schedule.learning_rate(epoch * per_epoch)),
         }
         progress.sums = {}
-        last = epoch == settings.epochs
         if score is None:
-            progress.best, progress.best_epoch = progress.state.average, epoch
-        elif epoch % settings.validate_every == 0 or last:
+            progress.best, progress.best_epoch = state.average, epoch
+        elif trying and epoch == settings.restart_epochs:
+            _end_trial(progress, score)
+            if progress.trials == settings.restarts:
+                progress.state = progress.leader
+            else:
+                progress.state = _fresh(model, series, settings, seed, progress.trials)
+        elif not trying and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             _validate(progress, score, epoch)
         yield progress
 
@@ -375,11 +412,40 @@ def _batch(series: Series, rows: jax.Array) -> Series:
     return batch.hide({name: real[:, None, None] for name in batch.values})
 
 
-def _validate(progress: Progress, score: Scorer, epoch: int) -> None:
-    """Adds validation figures to the record and keeps the best variables."""
+def _fresh(
+    model: Model, series: Series, settings: TrainSettings, seed: int, number: int
+) -> TrainState:
+    """The state of a fresh start, each with variables and keys of its own."""
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    variables = model.init(key, series.take(slice(0, 1)))
+    return TrainState(
+        start=jnp.full((), number, jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        average=jax.tree.map(jnp.copy, variables),
+        optimizer=optimizer(Schedule(settings, series.batch)).init(variables),
+    )
+
+
+def _end_trial(progress: Progress, score: Scorer) -> None:
+    """Scores a trial that has run its time, and keeps it if it leads."""
+    figures = _scored(progress, score)
+    if progress.leader_score is None or figures["score"] < progress.leader_score:
+        progress.leader, progress.leader_score = progress.state, figures["score"]
+    progress.trials += 1
+
+
+def _scored(progress: Progress, score: Scorer) -> dict[str, float]:
+    """Validation figures of the averaged variables, which go into the record too."""
     figures = score(progress.state.average)
     assert progress.record is not None
     progress.record |= {f"validation/{name}": value for name, value in figures.items()}
+    return figures
+
+
+def _validate(progress: Progress, score: Scorer, epoch: int) -> None:
+    """Scores the state, and keeps its averaged variables if they are the best."""
+    figures = _scored(progress, score)
     if progress.best_score is None or figures["score"] < progress.best_score:
         progress.best, progress.best_score = progress.state.average, figures["score"]
         progress.best_epoch, progress.stale = epoch, 0

@@ -88,12 +88,12 @@ def test_schedules():
 
 def test_every_series_comes_once_per_epoch_in_new_order():
     schedule = training.Schedule(settings(batch_size=4), series=10)
-    first, second = schedule.rows(0, 0), schedule.rows(0, 1)
+    first, second = schedule.rows(0, 0, 0), schedule.rows(0, 0, 1)
     assert first.shape == (3, 4)
     for rows in (first, second):
         assert sorted(rows[rows >= 0]) == list(range(10))
     assert (first != second).any()
-    np.testing.assert_array_equal(first, schedule.rows(0, 0))
+    np.testing.assert_array_equal(first, schedule.rows(0, 0, 0))
 
 
 def test_rows_that_fill_a_batch_count_for_nothing():
@@ -113,7 +113,7 @@ def test_train_step_is_traced_once():
     step = jax.jit(step)
     state = training.start(model, series, how, 0).state
     for epoch in range(2):
-        for rows in schedule.rows(0, epoch):
+        for rows in schedule.rows(0, 0, epoch):
             state, metrics = step(state, series, rows)
     assert int(state.step) == 6
     assert all(np.isfinite(value) for value in metrics.values())
@@ -129,9 +129,10 @@ def test_gradients_are_finite_where_nothing_is_observed():
     chex.assert_tree_all_finite(gradient)
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
-def test_interrupted_and_resumed_run_is_bit_identical(stop_after):
-    model, series, how = tiny_model(), waves(10), settings()
+def test_interrupted_and_resumed_run_is_bit_identical(stop_after, restarts):
+    model, series, how = tiny_model(), waves(10), settings(restarts=restarts, restart_epochs=1)
     score = training.loss_scorer(model, waves(4, seed=1), 0)
     straight, records = run(model, series, how, score=score)
     asked = []
@@ -141,7 +142,7 @@ def test_interrupted_and_resumed_run_is_bit_identical(stop_after):
         return len(asked) == stop_after
 
     halfway, before = run(model, series, how, score=score, interrupted=interrupted)
-    assert int(halfway.state.step) == stop_after
+    assert halfway.steps == stop_after
     resumed, after = run(model, series, how, halfway, score=score)
     chex.assert_trees_all_equal(straight.state, resumed.state)
     chex.assert_trees_all_equal(straight.best, resumed.best)
@@ -164,6 +165,22 @@ def test_best_variables_are_those_of_the_best_validation():
     assert [record["validation/score"] for record in records] == [3.0, 1.0, 2.0]
 
 
+def test_the_best_of_several_starts_goes_on():
+    scores = iter([3.0, 1.0, 2.0, 0.9, 0.8])
+    how = settings(restarts=3, restart_epochs=1)
+    progress, records = run(tiny_model(), waves(8), how, score=lambda _: {"score": next(scores)})
+    assert [(r["start"], r["epoch"]) for r in records] == [(0, 1), (1, 1), (2, 1), (1, 2), (1, 3)]
+    assert [r["step"] for r in records] == [2, 4, 6, 8, 10]
+    assert (progress.best_epoch, progress.best_score) == (3, 0.8)
+    alone = [r["train/loss"] for r in records[:3]]
+    assert len(set(alone)) == 3  # each start has variables and noise of its own
+
+
+def test_restarts_need_validation():
+    with pytest.raises(InputError, match="validation"):
+        run(tiny_model(), waves(8), settings(restarts=2, restart_epochs=1))
+
+
 def test_patience_stops_early():
     scores = iter([1.0, 2.0, 3.0, 4.0, 5.0])
     how = settings(epochs=5, patience=2)
@@ -177,7 +194,7 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
     progress = training.start(Scripted(0.45), series, how, 0)
     with pytest.raises(DivergenceError, match=r"loss is nan at step 5"):
         run(Scripted(0.45), series, how, progress)
-    assert int(progress.state.step) == 4  # two whole epochs of two steps
+    assert progress.steps == 4  # two whole epochs of two steps
     chex.assert_tree_all_finite(progress.state.variables)
 
 
@@ -192,10 +209,12 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
         {"beta_fall": (0.9, 0.5)},
         {"average": 1.0},
         {"patience": -1},
+        {"restarts": 0},
+        {"restarts": 2, "restart_epochs": 3},
     ],
 )
 def test_impossible_settings_are_refused(change):
-    with pytest.raises(InputError, match=next(iter(change))):
+    with pytest.raises(InputError, match=list(change)[-1]):
         settings(**change)
 
 
