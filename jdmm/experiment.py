@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,8 @@ def infer_file(
 def validation_scorer(config: ConfigDict, model: MDMM, series: Series) -> Scorer:
     """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
     names = tuple(config.eval.tasks)
-    shown = tasks.show(names, series, jax.random.key(config.eval.seed))
-    truth = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(names)), series)
+    shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
+    truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
     loss = training.loss_scorer(model, series, config.eval.seed)
     quick = model.with_points(model.points)  # as many points as in training: this runs often
 
@@ -216,7 +217,7 @@ def evaluate(
     epochs = progress.steps / schedule.steps_per_epoch
     names = tuple(config.eval.tasks)
     targets, clean = data[split].noisy, data[split].clean
-    shown = tasks.show(names, targets, jax.random.key(config.eval.seed))
+    shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
     repeated = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), targets)
     everything = predict_all(
         model,

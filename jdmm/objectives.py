@@ -30,6 +30,8 @@ class LossWeights:
             (1, 1) keeps it. It teaches the transitions early, but a chain that commits itself to
             every draw needs noisy ones, and then the messages of the backward filter forget.
         smoother: of the bound on the smoothing chain behind the backward filter.
+        reverse: of the negative log-likelihood of the backward transition on the states that the
+            smoothing chain draws: it learns to be the time reversal of the forward one.
         match: of the prior matching, which keeps the model stationary where nothing is observed.
         match_particles: states drawn from p(z) to match it.
         filter_alone: of the views of one modality, within the filter's bound.
@@ -40,6 +42,7 @@ class LossWeights:
     filter: float = 0.5
     filter_fade: tuple[float, float] = (1.0, 1.0)
     smoother: float = 0.5
+    reverse: float = 0.0
     match: float = 0.01
     match_particles: int = 50
     filter_alone: float = 1.0
@@ -119,7 +122,8 @@ def mdmm_loss(
         filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
         noise = filtering.particles(smoother_key, 1, *size)[:, :, 0]
         smooth = smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
-        return bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
+        sums = bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
+        return [*sums, reverse_nll(parts, smooth.states[0], targets.valid)]
 
     if weights.filter:
         first, last = weights.filter_fade
@@ -130,15 +134,30 @@ def mdmm_loss(
         sums = jax.lax.cond(weight > 0, filter_bound, lambda: [jnp.zeros(())] * 2)
         terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
     if weights.smoother:
-        terms["smoother_nll"], terms["smoother_kl"] = (
-            weights.smoother * value for value in smoother_bound()
-        )
+        nll, divergence, reverse = smoother_bound()
+        terms["smoother_nll"] = weights.smoother * nll
+        terms["smoother_kl"] = weights.smoother * divergence
+        if weights.reverse:
+            terms["reverse_nll"] = weights.reverse * reverse
     count = jnp.sum(targets.valid)
     if weights.match:
         terms["match"] = (
             weights.match * count * prior_matching(parts, match_key, weights.match_particles)
         )
     return Loss(terms, count)
+
+
+def reverse_nll(parts: Parts, states: jax.Array, valid: jax.Array) -> jax.Array:
+    """-log p(z_t | z_{t+1}) summed over drawn sequences ``(batch, time, latent)``, in nats.
+
+    The states are taken as given: the term trains the backward transition alone.
+    """
+    states = jax.lax.stop_gradient(jnp.moveaxis(states, -1, 0))
+    before, after = states[:, :, :-1], states[:, :, 1:]
+    prior = Moments(*(leaf[:, None, None] for leaf in jax.lax.stop_gradient(parts.prior)))
+    reversed_ = gaussian.condition(prior, filtering.map_states(parts.backward, after))
+    each = jnp.sum(gaussian.log_prob(reversed_, before), 0)
+    return -jnp.sum(jnp.where(valid[:, 1:], each, 0.0))
 
 
 def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:

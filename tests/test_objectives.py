@@ -10,7 +10,7 @@ from jdmm import MDMM, LossWeights, Modality, Normal, Points, series_from_arrays
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.inference import Parts
 from jdmm.likelihoods import SD_FLOOR
-from jdmm.objectives import mdmm_loss, prior_matching
+from jdmm.objectives import mdmm_loss, prior_matching, reverse_nll
 
 STAY, NOISE = 0.8, 0.5  # z' ~ N(STAY z, 1 - STAY^2), stationary at N(0, 1); x ~ N(z, NOISE^2)
 COPIES = 20_000
@@ -106,6 +106,19 @@ def test_prior_matching_sees_whether_transitions_are_stationary():
     # both transitions move the mean by `shift`, with the variance kept: KL = shift^2 / 2 each
     moved = float(prior_matching(linear_parts(0.5), key, COPIES))
     assert moved == pytest.approx(2 * 0.5**2 / 2, abs=0.02)
+
+
+def test_reverse_likelihood_of_a_stationary_chain_in_closed_form():
+    random = np.random.default_rng(0)
+    states = [random.normal(size=COPIES)]
+    for _ in range(3):
+        noise = random.normal(size=COPIES) * np.sqrt(1 - STAY**2)
+        states.append(STAY * states[-1] + noise)
+    states = jnp.array(np.stack(states, 1)[..., None], jnp.float32)
+    valid = jnp.arange(4)[None] < jnp.full((COPIES, 1), 3)  # the last step is padding
+    entropy = 0.5 * np.log(2 * np.pi * np.e * (1 - STAY**2))  # the chain is reversible
+    found = float(reverse_nll(linear_parts(), states, valid)) / COPIES
+    assert found == pytest.approx(2 * entropy, abs=0.02)
 
 
 @pytest.fixture(scope="module")
