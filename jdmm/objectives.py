@@ -31,7 +31,8 @@ class LossWeights:
             every draw needs noisy ones, and then the messages of the backward filter forget.
         smoother: of the bound on the smoothing chain behind the backward filter.
         reverse: of the negative log-likelihood of the backward transition on the states that the
-            smoothing chain draws: it learns to be the time reversal of the forward one.
+            smoothing chain draws: it learns to be the time reversal of the forward one. This
+            takes over from the filter's bound as that fades.
         match: of the prior matching, which keeps the model stationary where nothing is observed.
         match_particles: states drawn from p(z) to match it.
         filter_alone: of the views of one modality, within the filter's bound.
@@ -125,11 +126,10 @@ def mdmm_loss(
         sums = bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
         return [*sums, reverse_nll(parts, smooth.states[0], targets.valid)]
 
+    first, last = weights.filter_fade
+    faded = jnp.clip((progress - first) / max(last - first, 1e-9), 0.0, 1.0)
     if weights.filter:
-        first, last = weights.filter_fade
-        weight = weights.filter * (
-            1.0 - jnp.clip((progress - first) / max(last - first, 1e-9), 0.0, 1.0)
-        )
+        weight = weights.filter * (1.0 - faded)
         # once faded out, the chain is not computed
         sums = jax.lax.cond(weight > 0, filter_bound, lambda: [jnp.zeros(())] * 2)
         terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
@@ -138,7 +138,8 @@ def mdmm_loss(
         terms["smoother_nll"] = weights.smoother * nll
         terms["smoother_kl"] = weights.smoother * divergence
         if weights.reverse:
-            terms["reverse_nll"] = weights.reverse * reverse
+            weight = weights.reverse * (faded if weights.filter else 1.0)
+            terms["reverse_nll"] = weight * reverse
     count = jnp.sum(targets.valid)
     if weights.match:
         terms["match"] = (

@@ -154,6 +154,12 @@ def learning_curves(
         if title != _SCHEDULES and 0 < 10 * everything.min() < everything.max():
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
+        elif title != _SCHEDULES:
+            settled = np.concatenate([v[e > 0.1 * e.max()] for e, v in group.values()])
+            # the first epochs can be so wild that nothing is to be seen of the others
+            if settled.size and np.ptp(everything) > 3 * np.ptp(settled) > 0:
+                margin = 0.1 * np.ptp(settled)
+                axes.set_ylim(settled.min() - margin, settled.max() + margin)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
@@ -165,8 +171,11 @@ def learning_curves(
 
 
 def _kind(name: str) -> str:
-    """Title of the axis for a series: a known kind, or else the first word of the last part."""
-    words = name.rsplit("/", 1)[-1].split("_")
+    """Title of the axis for a series: "kind" of "part/kind/name", a known kind, or a first word."""
+    parts = name.split("/")
+    if len(parts) > 2:
+        return parts[-2]
+    words = parts[-1].split("_")
     return next((title for title, known in _KINDS.items() if known & set(words)), words[0])
 
 
