@@ -70,12 +70,12 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
     series = series_from_arrays({"x": values[0], "y": values[1]})
     points = Points(count=case.particles) if case.particles else Points("sigma_points")
-    weights = LossWeights(0.5, 0.5, match=0.01, filter_alone=1.0, smoother_alone=1.0)
+    weights = LossWeights()  # all views in both bounds
     model = MDMM((Modality("x"), Modality("y")), points=points, weights=weights)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
     state = start(model, series, settings, 0).state
-    series, rows = jax.tree.map(jnp.asarray, (series, schedule.rows(0, 0)[0]))
+    series, rows = jax.tree.map(jnp.asarray, (series, schedule.rows(0, 0, 0)[0]))
 
     began = time.perf_counter()
     train_step = jax.jit(make_train_step(model, schedule, 0), donate_argnums=0)

@@ -8,6 +8,8 @@
 Expected time and scores are in docs/spirals.md.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 PRESETS = ("best", "paper", "large", "smoke")
@@ -17,7 +19,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     """The configuration; `preset` is one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
-    config = ConfigDict()
+    config: Any = ConfigDict()
     config.seed = 0
     config.epochs = 400
     config.batch_size = 25

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import numpy as jnp
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jdmm import plotting, report, settings, tasks, training
@@ -32,12 +31,13 @@ from jdmm.logs import MetricsLog, replace_text
 from jdmm.models.mdmm import MDMM
 from jdmm.prediction import Prediction, predict_all
 from jdmm.series import Series
+from jdmm.settings import Config
 from jdmm.training import Progress, Schedule, Scorer
 
 SPLITS = ("train", "validation", "test")
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains, or goes on training, then scores the test series; returns the results.
 
     Raises:
@@ -173,7 +173,7 @@ def infer_file(
     return prediction
 
 
-def validation_scorer(config: ConfigDict, model: MDMM, series: Series) -> Scorer:
+def validation_scorer(config: Config, model: MDMM, series: Series) -> Scorer:
     """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
     names = tuple(config.eval.tasks)
     shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
@@ -200,7 +200,7 @@ def validation_scorer(config: ConfigDict, model: MDMM, series: Series) -> Scorer
 
 
 def evaluate(
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     model: MDMM,
     progress: Progress,
@@ -266,7 +266,7 @@ def fingerprint(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def _claim(config: ConfigDict, workdir: Path) -> None:
+def _claim(config: Config, workdir: Path) -> None:
     """Makes the work directory this experiment's, or makes sure that it is already."""
     path = workdir / "config.json"
     try:
@@ -286,7 +286,7 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
         ) from None
 
 
-def _restore(workdir: Path) -> tuple[ConfigDict, MDMM, Progress]:
+def _restore(workdir: Path) -> tuple[Config, MDMM, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)

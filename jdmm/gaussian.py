@@ -92,12 +92,6 @@ def kl(q: Moments, p: Moments) -> jax.Array:
     return 0.5 * (ratio - 1.0 - jnp.log(ratio) + (q.mean - p.mean) ** 2 / p.variance)
 
 
-def log_prob(gaussian: Moments, value: jax.Array) -> jax.Array:
-    """Elementwise log density of `value` in nats."""
-    squared = (value - gaussian.mean) ** 2 / gaussian.variance
-    return -0.5 * (squared + jnp.log(2 * jnp.pi * gaussian.variance))
-
-
 def sample(gaussian: Moments, noise: jax.Array) -> jax.Array:
     """A draw, reparameterised from standard normal `noise`."""
     return gaussian.mean + gaussian.sd * noise

@@ -56,7 +56,10 @@ class Normal:
     """N(mean, sd^2), raw outputs (mean, unconstrained sd)."""
 
     outputs: ClassVar[int] = 2
-    classes: ClassVar[None] = None
+
+    @property
+    def classes(self) -> None:
+        """No extra axis."""
 
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
         """Log density in nats."""
@@ -77,7 +80,10 @@ class Bernoulli:
     """Values in [0, 1] (1 with probability sigmoid(logit)); raw output (logit,)."""
 
     outputs: ClassVar[int] = 1
-    classes: ClassVar[None] = None
+
+    @property
+    def classes(self) -> None:
+        """No extra axis."""
 
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
         """Log mass; the negative cross-entropy for values between 0 and 1."""

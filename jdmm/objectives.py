@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.scipy import stats
 
 from jdmm import filtering, gaussian, smoothing
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.inference import Parts, Points
 from jdmm.likelihoods import Likelihood
 from jdmm.series import Series
+
+TAIL = 4.0
+"""Degrees of freedom of Student's t in `reverse_nll`."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +155,16 @@ def mdmm_loss(
 def reverse_nll(parts: Parts, states: jax.Array, valid: jax.Array) -> jax.Array:
     """-log p(z_t | z_{t+1}) summed over drawn sequences ``(batch, time, latent)``, in nats.
 
-    The states are taken as given: the term trains the backward transition alone.
+    The states are taken as given: the term trains the backward transition alone. It is scored with
+    Student's t of the same location and scale, since a transition that is sure of itself and wrong
+    about a few states would otherwise drown everything else that is learned.
     """
     states = jax.lax.stop_gradient(jnp.moveaxis(states, -1, 0))
     before, after = states[:, :, :-1], states[:, :, 1:]
     prior = Moments(*(leaf[:, None, None] for leaf in jax.lax.stop_gradient(parts.prior)))
-    reversed_ = gaussian.condition(prior, filtering.map_states(parts.backward, after))
-    each = jnp.sum(gaussian.log_prob(reversed_, before), 0)
+    past = gaussian.condition(prior, filtering.map_states(parts.backward, after))
+    residual = (before - past.mean) / past.sd
+    each = jnp.sum(stats.t.logpdf(residual, TAIL) - jnp.log(past.sd), 0)
     return -jnp.sum(jnp.where(valid[:, 1:], each, 0.0))
 
 

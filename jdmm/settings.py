@@ -17,6 +17,9 @@ from jdmm.objectives import LossWeights
 from jdmm.tasks import TASKS
 from jdmm.training import TrainSettings
 
+Config = Any
+"""A `ConfigDict`; type checkers cannot follow its attributes."""
+
 MODALITIES = {"spirals": (Modality("x"), Modality("y"))}
 """Data set -> the modalities of its series."""
 
@@ -24,7 +27,7 @@ _ELSEWHERE = ("data.dir",)
 """Fields that may differ between two runs of one and the same experiment."""
 
 
-def build_model(config: ConfigDict) -> MDMM:
+def build_model(config: Config) -> MDMM:
     """The model of a configuration.
 
     Raises:
@@ -38,7 +41,7 @@ def build_model(config: ConfigDict) -> MDMM:
         raise InputError(f"expected loss.modality among {sorted(names)}, got {unknown[0]!r}")
     for field in ("latent", "hidden"):
         _at_least(f"model.{field}", config.model[field], 1)
-    weights = config.loss.to_dict()
+    weights: dict[str, Any] = config.loss.to_dict()
     for name, value in (weights | weights["modality"]).items():
         if name == "filter_fade":
             if not is_range(value):
@@ -58,7 +61,7 @@ def build_model(config: ConfigDict) -> MDMM:
     )
 
 
-def train_settings(config: ConfigDict) -> TrainSettings:
+def train_settings(config: Config) -> TrainSettings:
     """How to train, with the top-level fields.
 
     Raises:
@@ -74,13 +77,13 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     )
 
 
-def load_data(config: ConfigDict) -> dict[str, Split]:
+def load_data(config: Config) -> dict[str, Split]:
     """The configured data set: "train", "validation" and "test"."""
     _modalities(config)
     return load_spirals(config.data.dir or None, config.data.validation, seed=0)
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuses a configuration that cannot work, before anything is written.
 
     Raises:
@@ -107,12 +110,12 @@ def check(config: ConfigDict) -> None:
         ) from error
 
 
-def save_config(config: ConfigDict, path: Path) -> None:
+def save_config(config: Config, path: Path) -> None:
     """Writes the configuration as JSON."""
     replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def load_config(path: Path) -> ConfigDict:
+def load_config(path: Path) -> Config:
     """Reads what `save_config` wrote.
 
     Raises:
@@ -131,7 +134,7 @@ def load_config(path: Path) -> ConfigDict:
     return config
 
 
-def difference(ours: ConfigDict, theirs: ConfigDict) -> str | None:
+def difference(ours: Config, theirs: Config) -> str | None:
     """The first field in which two configurations are of different experiments, in words."""
     left, right = (dict(_flat(json.loads(json.dumps(c.to_dict())))) for c in (ours, theirs))
     for name in sorted(set(left) | set(right)):
@@ -140,7 +143,7 @@ def difference(ours: ConfigDict, theirs: ConfigDict) -> str | None:
     return None
 
 
-def _modalities(config: ConfigDict) -> tuple[Modality, ...]:
+def _modalities(config: Config) -> tuple[Modality, ...]:
     if config.data.name not in MODALITIES:
         known = ", ".join(MODALITIES)
         raise InputError(f"expected data.name among {known}, got {config.data.name!r}")
