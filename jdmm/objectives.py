@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax import numpy as jnp
-from jax.scipy import stats
 
 from jdmm import filtering, gaussian, smoothing
 from jdmm.gaussian import Gaussian, Moments
@@ -20,8 +20,8 @@ from jdmm.inference import Parts, Points
 from jdmm.likelihoods import Likelihood
 from jdmm.series import Series
 
-TAIL = 4.0
-"""Degrees of freedom of Student's t in `reverse_nll`."""
+OUTLIER = 5.0
+"""In `reverse_nll`, residuals of more sd than this count as outliers."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class LossWeights:
             (1, 1) keeps it. It teaches the transitions early, but a chain that commits itself to
             every draw needs noisy ones, and then the messages of the backward filter forget.
         smoother: of the bound on the smoothing chain behind the backward filter.
-        reverse: of the negative log-likelihood of the backward transition on the states that the
-            smoothing chain draws: it learns to be the time reversal of the forward one. This
-            takes over from the filter's bound as that fades.
+        reverse: of the negative log-likelihood of the backward transition and of p(z) on the
+            states that the smoothing chain draws: they learn to be the time reversal and the
+            marginal of the forward process. This takes over from the filter's bound as it fades.
         match: of the prior matching, which keeps the model stationary where nothing is observed.
         match_particles: states drawn from p(z) to match it.
         filter_alone: of the views of one modality, within the filter's bound.
@@ -153,19 +153,25 @@ def mdmm_loss(
 
 
 def reverse_nll(parts: Parts, states: jax.Array, valid: jax.Array) -> jax.Array:
-    """-log p(z_t | z_{t+1}) summed over drawn sequences ``(batch, time, latent)``, in nats.
+    """-log p(z_t | z_{t+1}) - log p(z_t) summed over drawn ``(batch, time, latent)``, in nats.
 
-    The states are taken as given: the term trains the backward transition alone. It is scored with
-    Student's t of the same location and scale, since a transition that is sure of itself and wrong
+    The states are taken as given: the terms train the backward transition and the stationary
+    prior, which else can shrink to nothing while the states do not follow it. Beyond `OUTLIER` sd
+    the squared error goes on as a line (Huber), since a density that is sure of itself and wrong
     about a few states would otherwise drown everything else that is learned.
     """
     states = jax.lax.stop_gradient(jnp.moveaxis(states, -1, 0))
-    before, after = states[:, :, :-1], states[:, :, 1:]
-    prior = Moments(*(leaf[:, None, None] for leaf in jax.lax.stop_gradient(parts.prior)))
-    past = gaussian.condition(prior, filtering.map_states(parts.backward, after))
-    residual = (before - past.mean) / past.sd
-    each = jnp.sum(stats.t.logpdf(residual, TAIL) - jnp.log(past.sd), 0)
-    return -jnp.sum(jnp.where(valid[:, 1:], each, 0.0))
+    prior = Moments(*(leaf[:, None, None] for leaf in parts.prior))
+    moved = filtering.map_states(parts.backward, states[:, :, 1:])
+    past = gaussian.condition(jax.lax.stop_gradient(prior), moved)
+
+    def surprise(value: jax.Array, expected: Moments) -> jax.Array:
+        residual = (value - expected.mean) / expected.sd
+        huber = optax.losses.huber_loss(residual, delta=OUTLIER)
+        return jnp.sum(huber + jnp.log(expected.sd) + 0.5 * jnp.log(2 * jnp.pi), 0)
+
+    transitions = jnp.where(valid[:, 1:], surprise(states[:, :, :-1], past), 0.0)
+    return jnp.sum(transitions) + jnp.sum(jnp.where(valid, surprise(states, prior), 0.0))
 
 
 def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:

@@ -83,7 +83,7 @@ def test_schedules():
     np.testing.assert_allclose(betas, [0.0, 0.25, 1.0, 1.0])
     constant = training.Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
     assert float(constant.learning_rate(0)) == pytest.approx(0.02)
-    assert float(training.Schedule(settings(beta_epochs=0), 8).beta(0)) == 1.0
+    assert float(training.Schedule(settings(beta_epochs=0), 8).beta(0)) == 2.0
 
 
 def test_every_series_comes_once_per_epoch_in_new_order():
