@@ -53,9 +53,9 @@ def _workdir() -> str:
     """--workdir, or runs/<config name>[-<preset>]."""
     if _WORKDIR.value:
         return _WORKDIR.value
+    if _CONFIG.value is None:
+        raise InputError("expected --config=configs/NAME.py or --workdir, got neither")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not path:
-        raise InputError("expected --workdir or --config, got neither")
     name, _, preset = path.partition(":")
     return str(Path("runs", Path(name).stem + (f"-{preset}" if preset else "")))
 

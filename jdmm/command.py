@@ -27,8 +27,13 @@ def _parse(arguments: list[str]) -> list[str]:
     """The arguments that are no flags."""
     try:
         rest = flags.FLAGS(arguments)
+        for flag in flags.FLAGS.flags_by_module_dict().get(arguments[0], []):
+            hasattr(flag.value, "to_dict")  # a configuration that failed to load says so only now
     except Exception as error:  # a configuration file is a program: it can raise anything
-        raise InputError(f"bad option or configuration: {error or type(error).__name__}") from error
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
+        lines = (str(text) or type(error).__name__).splitlines()
+        cause = lines[-1:] if any("Traceback" in line for line in lines) else lines
+        raise InputError(f"bad option or configuration: {' '.join(cause)}") from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell much at level INFO
     return rest

@@ -233,7 +233,7 @@ def evaluate(
         rows = slice(index * targets.batch, (index + 1) * targets.batch)
         outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
     results = {
-        "config": config.to_dict(),
+        "config": settings.plain(config),
         "seed": config.seed,
         "split": split,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(progress.best)),

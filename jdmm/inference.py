@@ -37,7 +37,7 @@ class Points:
                 f"expected moments {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.kind!r}"
             )
         if self.count < 1:
-            raise InputError(f"expected at least 1 particle, got {self.count}")
+            raise InputError(f"expected particles of at least 1, got {self.count}")
 
     def offsets(self, key: jax.Array, batch: int, time: int, latent: int) -> jax.Array:
         """The offsets that the filters take, in units of sd."""

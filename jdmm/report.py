@@ -13,6 +13,7 @@ from jdmm.logs import history, read_metrics, replace_text
 from jdmm.plotting import Panel
 from jdmm.prediction import Prediction
 from jdmm.series import Series
+from jdmm.settings import flat
 from jdmm.tasks import squared_error
 
 RANKS = ("best", "median", "worst")
@@ -96,7 +97,7 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         title = figure.removesuffix(".png").replace("_", " ")
         lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
     lines += ["", "## Settings", "", "| field | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in _rows(config)]
+    lines += [f"| {name} | {value} |" for name, value in flat(config)]
     replace_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
 
 
@@ -113,11 +114,3 @@ def table(results: Mapping[str, Any]) -> list[str]:
             f"| {scores['nll']:.3f} |"
         )
     return lines
-
-
-def _rows(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        rows += _rows(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
-    return rows

@@ -112,7 +112,7 @@ def check(config: Config) -> None:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the configuration as JSON."""
-    replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+    replace_text(path, json.dumps(plain(config), indent=2) + "\n")
 
 
 def load_config(path: Path) -> Config:
@@ -134,9 +134,14 @@ def load_config(path: Path) -> Config:
     return config
 
 
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
 def difference(ours: Config, theirs: Config) -> str | None:
     """The first field in which two configurations are of different experiments, in words."""
-    left, right = (dict(_flat(json.loads(json.dumps(c.to_dict())))) for c in (ours, theirs))
+    left, right = (dict(flat(plain(config))) for config in (ours, theirs))
     for name in sorted(set(left) | set(right)):
         if name not in _ELSEWHERE and left.get(name) != right.get(name):
             return f"{name} is {right.get(name)!r} there and {left.get(name)!r} here"
@@ -155,9 +160,10 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise InputError(f"expected {name} to be finite and at least {least}, got {value}")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted field names and values of a nested configuration."""
     items: list[tuple[str, Any]] = []
     for name, value in tree.items():
         nested = isinstance(value, Mapping)
-        items += _flat(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
+        items += flat(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
     return items

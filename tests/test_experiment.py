@@ -175,7 +175,7 @@ def test_killed_at_any_moment_ends_with_the_same_variables(finished, data_dir, t
     arguments = [f"--workdir={tmp_path / 'run'}", "--config=configs/spirals.py:smoke"]
     arguments += [
         f"--config.{name}={value}"
-        for name, value in settings._flat(config.to_dict())
+        for name, value in settings.flat(config.to_dict())
         if name != "eval.tasks"
     ]
     for epoch in (0, 1, 3):
@@ -271,7 +271,7 @@ def test_infer_fills_in_and_extrapolates(finished, tmp_path):
         ({"x": np.zeros((2, 3)), "smell": np.zeros((2, 3))}, "smell"),
         ({"x": np.zeros((2, 3, 4))}, "x"),
         ({"x": np.full((2, 3), np.nan)}, "observed"),
-        ({"x": np.zeros((2, 0))}, "length"),
+        ({"x": np.zeros((2, 0))}, "one step or more"),
         ({"x": np.array([[0.0, np.inf]])}, "infinity"),
     ],
 )

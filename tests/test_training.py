@@ -192,7 +192,7 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
     how = settings(epochs=50, schedule="constant", warmup_epochs=0, learning_rate=0.1, average=0)
     series = waves(8)
     progress = training.start(Scripted(0.45), series, how, 0)
-    with pytest.raises(DivergenceError, match=r"loss is nan at step 5"):
+    with pytest.raises(DivergenceError, match="fit_nll is nan at step 5"):
         run(Scripted(0.45), series, how, progress)
     assert progress.steps == 4  # two whole epochs of two steps
     chex.assert_tree_all_finite(progress.state.variables)
