@@ -145,7 +145,7 @@ def learning_curves(
     figure, cells = _cells(len(groups), 3, (3.9, 2.9))
     for axes, (title, group) in zip(cells, groups.items(), strict=True):
         for color, (name, (epochs, values)) in zip(cycle(PALETTE), group.items(), strict=False):
-            label = name.replace("/", " ").replace("_", " ")
+            label = name.removeprefix(f"validation/{title}/").replace("/", " ").replace("_", " ")
             if title == _SCHEDULES:
                 label, values = f"{label} (max {values.max():.3g})", values / (values.max() or 1.0)
             marker = "o" if len(values) == 1 else None
