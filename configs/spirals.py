@@ -53,7 +53,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.loss.modality = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
 
     config.train = ConfigDict()
-    config.train.restarts = 4  # fresh starts, of which the best on validation goes on
+    config.train.restarts = 8  # fresh starts, of which the best on validation goes on
     config.train.restart_epochs = 30
     config.train.schedule = "cosine"  # or "constant"
     config.train.warmup_epochs = 3.0
