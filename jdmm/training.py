@@ -265,7 +265,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
         updates, memory = optimise.update(gradient, state.optimizer, state.variables)
         variables = optax.apply_updates(state.variables, updates)
-        metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(
             start=state.start,
             step=state.step + 1,
