@@ -65,7 +65,8 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     from jax import numpy as jnp
 
     from jdmm import MDMM, LossWeights, Modality, Points, TrainSettings, series_from_arrays
-    from jdmm.training import Schedule, make_train_step, start
+    from jdmm.schedule import Schedule
+    from jdmm.training import make_train_step, start
 
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
     series = series_from_arrays({"x": values[0], "y": values[1]})

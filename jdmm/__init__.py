@@ -13,7 +13,8 @@ From data to figures, each file importing only from those above it:
     inference     the recursions wired for a whole model
     objectives    the training loss as sums over a count
     models/       MDMM: networks, wired to inference and loss
-    training      train step, schedules, the loop over epochs
+    schedule      training settings, learning rate, beta, batches
+    training      train step, the loop over epochs
     prediction    means, intervals and densities in observation space
     tasks         the inference tasks of the paper and their scores
     data/         sources of series: the noisy spirals, .npz files
@@ -36,8 +37,9 @@ from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.objectives import LossWeights
 from jdmm.prediction import Prediction, predict, predict_all
+from jdmm.schedule import TrainSettings
 from jdmm.series import Series, series_from_arrays
-from jdmm.training import TrainSettings, fit
+from jdmm.training import fit
 
 __version__ = "0.1.0"
 

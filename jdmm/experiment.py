@@ -30,9 +30,10 @@ from jdmm.errors import InputError, Interrupted
 from jdmm.logs import MetricsLog, replace_text
 from jdmm.models.mdmm import MDMM
 from jdmm.prediction import Prediction, predict_all
+from jdmm.schedule import Schedule
 from jdmm.series import Series
 from jdmm.settings import Config
-from jdmm.training import Progress, Schedule, Scorer
+from jdmm.training import Progress, Scorer
 
 SPLITS = ("train", "validation", "test")
 

@@ -14,8 +14,8 @@ from jdmm.inference import Points
 from jdmm.logs import replace_text
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.objectives import LossWeights
+from jdmm.schedule import TrainSettings
 from jdmm.tasks import TASKS
-from jdmm.training import TrainSettings
 
 Config = Any
 """A `ConfigDict`; type checkers cannot follow its attributes."""

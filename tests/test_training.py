@@ -19,6 +19,7 @@ from jdmm import (
     training,
 )
 from jdmm.objectives import Loss
+from jdmm.schedule import Schedule
 
 TIME = 6
 
@@ -70,7 +71,7 @@ def run(model, series, how, progress=None, **options):
 
 
 def test_schedules():
-    schedule = training.Schedule(
+    schedule = Schedule(
         settings(epochs=10, learning_rate=0.5, warmup_epochs=2, beta_epochs=4), series=8
     )
     assert schedule.steps_per_epoch == 2
@@ -78,16 +79,16 @@ def test_schedules():
     np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-7)
     betas = [float(schedule.beta(step)) for step in (0, 2, 8, 10, 14, 18, 20)]
     np.testing.assert_allclose(betas, [0.0, 0.5, 2.0, 2.0, 1.5, 1.0, 1.0])  # falls from 10 to 18
-    published = training.Schedule(settings(epochs=10, beta_epochs=4, beta_peak=1.0), series=8)
+    published = Schedule(settings(epochs=10, beta_epochs=4, beta_peak=1.0), series=8)
     betas = [float(published.beta(step)) for step in (0, 2, 8, 20)]
     np.testing.assert_allclose(betas, [0.0, 0.25, 1.0, 1.0])
-    constant = training.Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
+    constant = Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
     assert float(constant.learning_rate(0)) == pytest.approx(0.02)
-    assert float(training.Schedule(settings(beta_epochs=0), 8).beta(0)) == 2.0
+    assert float(Schedule(settings(beta_epochs=0), 8).beta(0)) == 2.0
 
 
 def test_every_series_comes_once_per_epoch_in_new_order():
-    schedule = training.Schedule(settings(batch_size=4), series=10)
+    schedule = Schedule(settings(batch_size=4), series=10)
     first, second = schedule.rows(0, 0, 0), schedule.rows(0, 0, 1)
     assert first.shape == (3, 4)
     for rows in (first, second):
@@ -108,7 +109,7 @@ def test_rows_that_fill_a_batch_count_for_nothing():
 
 def test_train_step_is_traced_once():
     model, series, how = tiny_model(), waves(10), settings()
-    schedule = training.Schedule(how, 10)
+    schedule = Schedule(how, 10)
     step = chex.assert_max_traces(training.make_train_step(model, schedule, 0), n=1)
     step = jax.jit(step)
     state = training.start(model, series, how, 0).state
