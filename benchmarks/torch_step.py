@@ -85,8 +85,9 @@ class SpiralsModel(nn.Module):
         """Mean and variance of the mixture over particles of p(z') * q~(z' | z)."""
         prior_mean, prior_precision = prior
         mean, sd = transition(particles)
-        variances = 1 / (prior_precision + sd**-2)
-        means = (prior_precision * prior_mean + mean * sd**-2) * variances
+        precisions = prior_precision + sd**-2
+        means = (prior_precision * prior_mean + mean * sd**-2) / precisions
+        variances = 1 / precisions
         if len(particles) == 1:
             return means[0], variances[0]
         mean = means.mean(0)
@@ -104,8 +105,9 @@ class SpiralsModel(nn.Module):
         for t in reversed(range(steps)) if reverse else range(steps):
             if states is not None:
                 mean, variance = self.predict(transition, states, prior)
-            posterior_variance = 1 / (1 / variance + precision[t])
-            posterior_mean = (mean / variance + shift[t]) * posterior_variance
+            posterior_precision = 1 / variance + precision[t]
+            posterior_mean = (mean / variance + shift[t]) / posterior_precision
+            posterior_variance = 1 / posterior_precision
             noise = torch.randn(particles, *shape, device=mean.device)
             states = posterior_mean + posterior_variance.sqrt() * noise
             results.append((mean, variance, posterior_mean, posterior_variance, states.mean(0)))

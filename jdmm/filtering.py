@@ -1,15 +1,21 @@
 """Backward and forward filters by moment matching (Tan et al. 2020, algorithm 1).
 
 The evidence is ``(*batch, time, latent)``, exactly (0, 0) at steps without any; *batch may hold
-further axes (views, samples) in front of the series. Inside the scan the layout is
-(latent, point, *batch), the long axis last, which only this file and `smoothing` know.
+further axes (views, samples) in front of the series. Inside the scans all of *batch is one axis,
+behind the latent one: states are ``(latent, n)``, and their points ``(latent, point * n)``, which
+only this file and `smoothing` know. XLA's loops on the CPU are several times slower over arrays
+that must be folded on their way in and out of the transition's matrix products.
 """
 
-from collections.abc import Callable
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jdmm import gaussian
 from jdmm.gaussian import Gaussian, Moments
@@ -20,6 +26,11 @@ REACH = 8.0
 Far outside the data a young transition can be steep and sure of itself at once; a chain that
 strays there would grow by a factor at every step until it overflows.
 """
+
+UNROLLED = 32
+"""Up to this many points are laid side by side one by one, and not by a broadcast: on the CPU XLA
+works out the place of every number of a broadcast that is flattened, which takes a third of the
+time of a filter. With many points it is the compiler that this would keep busy."""
 
 Transition = Callable[[jax.Array], Moments]
 """States ``(latent, n)`` -> moments ``(latent, n)`` of the quotient p(z' | z) / p(z')."""
@@ -46,7 +57,9 @@ def particles(key: jax.Array, count: int, batch: int, time: int, latent: int) ->
     def draw(series: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, series), (time, latent, count))
 
-    return jax.vmap(draw, out_axes=-1)(jnp.arange(batch))
+    drawn = jax.vmap(draw, out_axes=-1)(jnp.arange(batch))
+    # else XLA keeps the series in front, and every step of a scan gathers its numbers from afar
+    return with_layout_constraint(drawn, Layout((0, 1, 2, 3)))
 
 
 def sigma_points(latent: int) -> jax.Array:
@@ -54,10 +67,34 @@ def sigma_points(latent: int) -> jax.Array:
     return gaussian.sigma_points(latent)[None, :, :, None]
 
 
-def map_states(transition: Transition, z: jax.Array) -> Moments:
-    """`transition` over all axes of ``(latent, ...)`` but the first."""
-    flat = transition(z.reshape(z.shape[0], -1))
-    return Moments(flat.mean.reshape(z.shape), flat.variance.reshape(z.shape))
+def spread(values: jax.Array, count: int) -> jax.Array:
+    """``(latent, n)`` repeated for every point, ``(latent, count * n)``."""
+    if count > UNROLLED:
+        return jnp.tile(values, count)
+    return jnp.concatenate([values] * count, axis=1)
+
+
+def add_points(values: jax.Array, count: int) -> jax.Array:
+    """The sum over points of ``(latent, count * n)``, ``(latent, n)``; its gradient is `spread`."""
+    latent, size = values.shape
+    if count > UNROLLED:
+        return jnp.sum(values.reshape(latent, count, size // count), 1)
+    sizes = (size // count,) * count
+    return functools.reduce(operator.add, jax.lax.split(values, sizes, axis=1))
+
+
+def match_points(components: Moments, count: int) -> Moments:
+    """`gaussian.moment_match` of ``(latent, count * n)`` over the points, ``(latent, n)``."""
+    mean = add_points(components.mean, count) / count
+    squares = components.variance + (components.mean - spread(mean, count)) ** 2
+    return Moments(mean, add_points(squares, count) / count)
+
+
+def draw_points(posterior: Moments, offsets: jax.Array) -> jax.Array:
+    """Points ``(latent, point * n)`` of ``(latent, n)`` at offsets ``(latent, point, n or 1)``."""
+    count, n = offsets.shape[1], posterior.mean.shape[1]
+    flat = jnp.broadcast_to(offsets, (offsets.shape[0], count, n)).reshape(offsets.shape[0], -1)
+    return gaussian.sample(Moments(*(spread(leaf, count) for leaf in posterior)), flat)
 
 
 def predict(
@@ -68,25 +105,21 @@ def predict(
     Args:
         transition: the quotient.
         prior: p(z), ``(latent,)``.
-        filtered: f_t, ``(latent, *batch)``.
-        offsets: points in units of sd, ``(latent, point, batch)``, broadcast over further axes.
+        filtered: f_t, ``(latent, n)``.
+        offsets: points in units of sd, ``(latent, point, n)``, or 1 for n to share them.
     """
-    rank = filtered.mean.ndim
-    offsets = align(offsets, rank + 1)
-    points = gaussian.sample(Moments(*(leaf[:, None] for leaf in filtered)), offsets)
-    stationary = Moments(*(align(leaf, rank + 1, last=False) for leaf in prior))
-    components = gaussian.condition(stationary, map_states(transition, points))
-    matched = gaussian.moment_match(components, 1)
-    widest = (REACH * align(jax.lax.stop_gradient(prior.sd), rank, last=False)) ** 2
+    stationary = column(prior)
+    points = draw_points(filtered, offsets)
+    components = gaussian.condition(stationary, transition(points))
+    matched = match_points(components, offsets.shape[1])
+    widest = REACH**2 * jax.lax.stop_gradient(stationary.variance)
     return Moments(plausible(matched.mean, prior), jnp.minimum(matched.variance, widest))
 
 
 def plausible(states: jax.Array, prior: Moments) -> jax.Array:
-    """States ``(latent, *batch)`` held within `REACH` sd of the prior."""
-    mean, reach = (
-        align(jax.lax.stop_gradient(leaf), states.ndim, last=False)
-        for leaf in (prior.mean, REACH * prior.sd)
-    )
+    """States ``(latent, n)`` held within `REACH` sd of the prior."""
+    mean, variance = jax.lax.stop_gradient(column(prior))
+    reach = REACH * jnp.sqrt(variance)
     return jnp.clip(states, mean - reach, mean + reach)
 
 
@@ -99,7 +132,7 @@ def filter_step(
 ) -> tuple[Moments, Moments]:
     """One step of either filter, for streaming: the filtered posterior and the next message.
 
-    Arrays are ``(latent, *batch)``, offsets ``(latent, point, batch)``. Start from
+    Arrays are ``(latent, n)``, offsets ``(latent, point, n)``, or 1 for n. Start from
     ``message = p(z)``, and keep it until the first step with evidence.
     """
     filtered = gaussian.moments(gaussian.product(gaussian.natural(message), evidence))
@@ -137,14 +170,11 @@ def _filter(
     offsets: jax.Array,
     reverse: bool,
 ) -> FilteredPosterior:
-    shape = evidence.precision.shape
-    start = Moments(
-        *(
-            jnp.broadcast_to(align(p, len(shape) - 1, last=False), (shape[-1], *shape[:-2]))
-            for p in prior
-        )
-    )
+    *batch, _, latent = evidence.precision.shape
+    n = math.prod(batch)
+    start = Moments(*(jnp.broadcast_to(leaf, (latent, n)) for leaf in column(prior)))
     fixed = offsets.shape[0] == 1
+    offsets = fold_offsets(offsets, batch)
 
     def _step(carry, inputs):
         """Message and whether anything was seen so far -> the same for the next step."""
@@ -153,37 +183,38 @@ def _filter(
         points = offsets[0] if fixed else step_offsets
         filtered, following = filter_step(transition, prior, message, step_evidence, points)
         seen = seen | jnp.any(step_evidence.precision != 0, 0)
-        following = jax.tree.map(lambda new, old: jnp.where(seen[None], new, old), following, start)
+        following = jax.tree.map(lambda new, old: jnp.where(seen, new, old), following, start)
         return (following, seen), (message, filtered)
 
-    inputs = (
-        Gaussian(*(time_major(leaf) for leaf in evidence)),
-        None if fixed else offsets,
-    )
-    unseen = jnp.zeros(shape[:-2], bool)
+    inputs = (Gaussian(*(fold(leaf) for leaf in evidence)), None if fixed else offsets)
     # rematerialised: saving the points of every step costs 20 times the memory and no less time
     _, (message, filtered) = jax.lax.scan(
-        jax.checkpoint(_step), (start, unseen), inputs, reverse=reverse
+        jax.checkpoint(_step), (start, jnp.zeros(n, bool)), inputs, reverse=reverse
     )
     return FilteredPosterior(
-        Moments(*(time_minor(leaf) for leaf in message)),
-        Moments(*(time_minor(leaf) for leaf in filtered)),
+        Moments(*(unfold(leaf, batch) for leaf in message)),
+        Moments(*(unfold(leaf, batch) for leaf in filtered)),
     )
 
 
-def time_major(array: jax.Array) -> jax.Array:
-    """``(*batch, time, latent)`` -> the scan's ``(time, latent, *batch)``."""
-    return jnp.moveaxis(array, (-2, -1), (0, 1))
+def column(prior: Moments) -> Moments:
+    """``(latent,)`` -> ``(latent, 1)``."""
+    return Moments(*(leaf[:, None] for leaf in prior))
 
 
-def time_minor(array: jax.Array) -> jax.Array:
-    """``(time, latent, *batch)`` -> the public ``(*batch, time, latent)``."""
-    return jnp.moveaxis(array, (0, 1), (-2, -1))
+def fold(array: jax.Array) -> jax.Array:
+    """``(*batch, time, latent)`` -> the scan's ``(time, latent, n)``."""
+    folded = jnp.moveaxis(array, (-2, -1), (0, 1))
+    return folded.reshape(*folded.shape[:2], -1)
 
 
-def align(array: jax.Array, rank: int, last: bool = True) -> jax.Array:
-    """`array` with axes of size 1 put before its last axis, or behind it, up to `rank`."""
-    missing = (1,) * (rank - array.ndim)
-    return array.reshape(
-        (*array.shape[:-1], *missing, array.shape[-1]) if last else (*array.shape, *missing)
-    )
+def unfold(array: jax.Array, batch: Sequence[int]) -> jax.Array:
+    """``(time, latent, n)`` -> the public ``(*batch, time, latent)``."""
+    return jnp.moveaxis(array.reshape(*array.shape[:2], *batch), (0, 1), (-2, -1))
+
+
+def fold_offsets(offsets: jax.Array, batch: Sequence[int]) -> jax.Array:
+    """``(*, series or 1)`` -> ``(*, n)``: further axes of *batch share the numbers."""
+    lead = offsets.shape[:-1]
+    shared = offsets.reshape(*lead, *(1,) * (len(batch) - 1), offsets.shape[-1])
+    return jnp.broadcast_to(shared, (*lead, *batch)).reshape(*lead, -1)

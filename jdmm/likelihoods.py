@@ -20,7 +20,7 @@ Raw = tuple[jax.Array, ...]
 
 def positive(raw: jax.Array) -> jax.Array:
     """A standard deviation from an unconstrained number: ``softplus(raw) + SD_FLOOR``."""
-    return jax.nn.softplus(raw) + SD_FLOOR
+    return jnp.maximum(raw, 0.0) + jnp.log(1.0 + jnp.exp(-jnp.abs(raw))) + SD_FLOOR
 
 
 class Likelihood(Protocol):

@@ -41,13 +41,9 @@ class GatedTransition(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> Moments:
         """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
-
-        def perceptron(name: str) -> jax.Array:
-            inner = nn.relu(StateDense(self.hidden, name=f"{name}_hidden")(z))
-            return StateDense(self.latent, name=name)(inner)
-
-        gate = nn.sigmoid(perceptron("gate"))
-        nonlinear = perceptron("nonlinear")
+        hidden = nn.relu(StateDense(2 * self.hidden, name="hidden_layers")(z))
+        gate = nn.sigmoid(StateDense(self.latent, name="gate")(hidden[: self.hidden]))
+        nonlinear = StateDense(self.latent, name="nonlinear")(hidden[self.hidden :])
         linear = StateDense(self.latent, name="linear")(z)
         sd = positive(StateDense(self.latent, name="sd")(nonlinear))
         return Moments(linear + gate * (nonlinear - linear), sd**2)

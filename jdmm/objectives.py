@@ -118,7 +118,7 @@ def mdmm_loss(
         noise = filtering.particles(filter_key, 1, *size)
         stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
         chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
-        states = gaussian.sample(chain.filtered, filtering.time_minor(noise[:, :, 0])[None])
+        states = gaussian.sample(chain.filtered, jnp.moveaxis(noise[:, :, 0], -1, 0)[None])
         return bound(weights.filter_alone, chain.filtered, chain.message, states)
 
     def smoother_bound() -> list[Any]:
@@ -161,22 +161,28 @@ def reverse_nll(parts: Parts, states: jax.Array, valid: jax.Array) -> jax.Array:
     about a few states would otherwise drown everything else that is learned.
     """
     states = jax.lax.stop_gradient(jnp.moveaxis(states, -1, 0))
-    prior = Moments(*(leaf[:, None, None] for leaf in parts.prior))
-    moved = filtering.map_states(parts.backward, states[:, :, 1:])
-    past = gaussian.condition(jax.lax.stop_gradient(prior), moved)
+    prior = filtering.column(parts.prior)
 
-    def surprise(value: jax.Array, expected: Moments) -> jax.Array:
-        residual = (value - expected.mean) / expected.sd
+    def flat(values: jax.Array) -> jax.Array:
+        return values.reshape(parts.latent, -1)
+
+    def surprise(values: jax.Array, expected: Moments) -> jax.Array:
+        residual = (values - expected.mean) / expected.sd
         huber = optax.losses.huber_loss(residual, delta=OUTLIER)
         return jnp.sum(huber + jnp.log(expected.sd) + 0.5 * jnp.log(2 * jnp.pi), 0)
 
-    transitions = jnp.where(valid[:, 1:], surprise(states[:, :, :-1], past), 0.0)
-    return jnp.sum(transitions) + jnp.sum(jnp.where(valid, surprise(states, prior), 0.0))
+    moved = parts.backward(flat(states[:, :, 1:]))
+    past = gaussian.condition(jax.lax.stop_gradient(prior), moved)
+    transitions = surprise(flat(states[:, :, :-1]), past)
+    marginals = surprise(flat(states), prior)
+    return jnp.sum(jnp.where(valid[:, 1:].ravel(), transitions, 0.0)) + jnp.sum(
+        jnp.where(valid.ravel(), marginals, 0.0)
+    )
 
 
 def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:
     """KL(p(z) || match E p(z' | z)) over z ~ p(z), forwards plus backwards, in nats."""
-    prior = Moments(*(leaf[:, None] for leaf in parts.prior))
+    prior = filtering.column(parts.prior)
     noise = jax.random.normal(key, (2, parts.latent, count, 1))
     divergence = jnp.zeros(())
     for transition, draws in zip((parts.forward, parts.backward), noise, strict=True):

@@ -1,5 +1,6 @@
 """Forward smoothers over the messages of the backward filter (Tan et al. 2020, algorithm 2)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,11 +9,14 @@ from jax import numpy as jnp
 from jdmm import gaussian
 from jdmm.filtering import (
     Transition,
-    align,
-    map_states,
+    column,
+    draw_points,
+    fold,
+    fold_offsets,
+    match_points,
     plausible,
-    time_major,
-    time_minor,
+    spread,
+    unfold,
 )
 from jdmm.gaussian import Gaussian, Moments
 
@@ -45,29 +49,29 @@ def conditional_smoother(
         noise: standard normal ``(time, latent, series)``, shared by further batch axes; zeros
             give the recursion of means, the MAP sequence.
     """
-    past = gaussian.natural(filtered)
-    rank = filtered.mean.ndim - 1
-    stationary = Gaussian(*(align(leaf, rank, last=False) for leaf in gaussian.natural(prior)))
+    *batch, _, latent = filtered.mean.shape
+    stationary = gaussian.natural(column(prior))
 
     def _step(carry, inputs):
         """z_{t-1} -> z_t."""
         state, first = carry
         step, step_noise = inputs
-        reached = map_states(transition, plausible(state, prior))
+        reached = transition(plausible(state, prior))
         expert = gaussian.mask(gaussian.natural(reached), ~first)
         conditional = gaussian.moments(gaussian.product(stationary, expert))
         posterior = gaussian.moments(gaussian.product(step, expert))
-        state = gaussian.sample(posterior, align(step_noise, rank))
+        state = gaussian.sample(posterior, step_noise)
         return (state, jnp.zeros_like(first)), (conditional, posterior, state)
 
-    shape = filtered.mean.shape
-    start = (jnp.zeros((shape[-1], *shape[:-2])), jnp.ones((1,) * rank, bool))
-    inputs = (Gaussian(*(time_major(leaf) for leaf in past)), noise)
-    _, (conditional, posterior, states) = jax.lax.scan(jax.checkpoint(_step), start, inputs)
+    start = (jnp.zeros((latent, math.prod(batch))), jnp.array(True))
+    past = Gaussian(*(fold(leaf) for leaf in gaussian.natural(filtered)))
+    _, (conditional, posterior, states) = jax.lax.scan(
+        jax.checkpoint(_step), start, (past, fold_offsets(noise, batch))
+    )
     return SmoothedPosterior(
-        Moments(*(time_minor(leaf) for leaf in conditional)),
-        Moments(*(time_minor(leaf) for leaf in posterior)),
-        time_minor(states),
+        Moments(*(unfold(leaf, batch) for leaf in conditional)),
+        Moments(*(unfold(leaf, batch) for leaf in posterior)),
+        unfold(states, batch),
     )
 
 
@@ -83,28 +87,24 @@ def marginal_smoother(
 
     Arguments as in `conditional_smoother`, with `offsets` as in the filter.
     """
-    rank = filtered.mean.ndim - 1
-    fixed = offsets.shape[0] == 1
+    *batch, _, latent = filtered.mean.shape
+    fixed, count = offsets.shape[0] == 1, offsets.shape[2]
+    offsets = fold_offsets(offsets, batch)
 
     def _step(carry, inputs):
         """q(z_{t-1} | x_{1:T}) -> q(z_t | x_{1:T})."""
         previous, first = carry
         step, step_offsets = inputs
-        points = gaussian.sample(
-            Moments(*(leaf[:, None] for leaf in previous)),
-            align(offsets[0] if fixed else step_offsets, rank + 1),
-        )
-        reached = map_states(transition, plausible(points, prior))
-        expert = gaussian.mask(gaussian.natural(reached), ~first[:, None])
-        step = Gaussian(*(leaf[:, None] for leaf in step))
-        posterior = gaussian.moment_match(gaussian.moments(gaussian.product(step, expert)), 1)
+        points = draw_points(previous, offsets[0] if fixed else step_offsets)
+        reached = transition(plausible(points, prior))
+        expert = gaussian.mask(gaussian.natural(reached), ~first)
+        step = Gaussian(*(spread(leaf, count) for leaf in step))
+        posterior = match_points(gaussian.moments(gaussian.product(step, expert)), count)
         return (posterior, jnp.zeros_like(first)), posterior
 
-    shape = (filtered.mean.shape[-1], *filtered.mean.shape[:-2])
-    inputs = (
-        Gaussian(*(time_major(leaf) for leaf in gaussian.natural(filtered))),
-        None if fixed else offsets,
-    )
-    start = (Moments(jnp.zeros(shape), jnp.ones(shape)), jnp.ones((1,) * rank, bool))
+    past = Gaussian(*(fold(leaf) for leaf in gaussian.natural(filtered)))
+    shape = (latent, math.prod(batch))
+    start = (Moments(jnp.zeros(shape), jnp.ones(shape)), jnp.array(True))
+    inputs = (past, None if fixed else offsets)
     _, posterior = jax.lax.scan(jax.checkpoint(_step), start, inputs)
-    return Moments(*(time_minor(leaf) for leaf in posterior))
+    return Moments(*(unfold(leaf, batch) for leaf in posterior))

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm.filtering import map_states
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.networks import GatedTransition, LabelEncoder, MLPDecoder, MLPEncoder
@@ -37,9 +36,10 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 def gated_transition(params, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of states ``(state, latent)``, as in section 1 of the design."""
-    gate = 1 / (1 + np.exp(-affine(params["gate"], relu(affine(params["gate_hidden"], z)))))
+    of_gate, of_nonlinear = np.split(relu(affine(params["hidden_layers"], z)), 2, axis=-1)
+    gate = 1 / (1 + np.exp(-affine(params["gate"], of_gate)))
     linear = affine(params["linear"], z)
-    nonlinear = affine(params["nonlinear"], relu(affine(params["nonlinear_hidden"], z)))
+    nonlinear = affine(params["nonlinear"], of_nonlinear)
     mean = (1 - gate) * linear + gate * nonlinear
     return mean, softplus(affine(params["sd"], nonlinear)) + 1e-3
 
@@ -68,7 +68,7 @@ def test_gated_transition():
 
     close(transition(jnp.array(z[3, 1])), mean[3, 1], sd[3, 1])
     close(transition(jnp.array(z[:, 1].T)), mean[:, 1].T, sd[:, 1].T)
-    mapped = map_states(transition, jnp.moveaxis(jnp.array(z), -1, 0))
+    mapped = transition(jnp.moveaxis(jnp.array(z), -1, 0))
     close(mapped, np.moveaxis(mean, -1, 0), np.moveaxis(sd, -1, 0))
 
 
