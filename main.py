@@ -8,11 +8,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdmm import command, experiment, report
+from jdmm import caches, command, experiment, report
 from jdmm.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:PRESET].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory [runs/<config name>].")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "Where compiled programs are kept [~/.cache/jdmm/compiled]; '': not."
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "infer"], "What to do.")
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate: train, validation or test.")
 _COUNT = flags.DEFINE_integer("count", 16, "sample: number of series.")
@@ -30,6 +33,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
     workdir = _workdir()
+    caches.keep_compiled(_CACHE.value)
     if _MODE.value == "train":
         if _CONFIG.value is None:
             raise InputError("expected --config=configs/NAME.py to train, got none")

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from jdmm.caches import cache_dir
 from jdmm.errors import InputError
 from jdmm.series import Series, series_from_arrays
 
@@ -116,7 +117,7 @@ def load_spirals(data_dir: str | None, validation: int, seed: int) -> dict[str, 
         raise InputError(f"expected 0 < validation < {TRAIN} spirals, got {validation}")
     if seed < 0:
         raise InputError(f"expected a seed >= 0 for the validation split, got {seed}")
-    root = Path(data_dir).expanduser() if data_dir else _cache_dir()
+    root = Path(data_dir).expanduser() if data_dir else cache_dir()
     _prepare(root)
     train, test = _read(root)
     chosen = np.random.default_rng(seed).permutation(TRAIN)
@@ -153,10 +154,6 @@ def _spiral(random: np.random.RandomState, direction: int) -> dict[str, Any]:
         "end_angle": end_angle,
         "ratio": ratio,
     }
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jdmm"
 
 
 def _prepared_dir(root: Path) -> Path:
