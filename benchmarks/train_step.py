@@ -79,7 +79,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     series, rows = jax.tree.map(jnp.asarray, (series, schedule.rows(0, 0, 0)[0]))
 
     began = time.perf_counter()
-    train_step = jax.jit(make_train_step(model, schedule, 0), donate_argnums=0)
+    train_step = jax.jit(make_train_step(model, schedule), donate_argnums=0)
     compiled = train_step.lower(state, series, rows).compile()
     compile_seconds = time.perf_counter() - began
     times = []

@@ -1,7 +1,6 @@
-"""Random deletions: key -> mask of what stays, ``(batch, time, 1)``.
+"""Random deletions: uniform numbers -> mask of what stays, ``(batch, time, 1)``.
 
-Each draw depends on the key and the series' place in the batch alone. Combine with
-`Series.hide`, which never makes anything observed that was not.
+Combine with `Series.hide`, which never makes anything observed that was not.
 """
 
 from collections.abc import Sequence
@@ -14,26 +13,29 @@ from jdmm.errors import InputError
 from jdmm.series import Series
 
 
-def burst(key: jax.Array, lengths: jax.Array, time: int, fraction: jax.Array | float) -> jax.Array:
+def uniform(key: jax.Array, series: Series, count: int) -> jax.Array:
+    """``(batch, count)`` uniform numbers; each depends on key, series' index and column alone."""
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(series.index)
+    return jax.vmap(lambda own: jax.random.uniform(own, (count,)))(keys)
+
+
+def burst(draw: jax.Array, series: Series, fraction: jax.Array | float) -> jax.Array:
     """Hides one contiguous stretch of each series, uniformly placed within it.
 
-    `fraction` of its length, one for all or one per series ``(batch,)``.
+    `draw` ``(batch,)`` places it; it is `fraction` of the length, one for all or ``(batch,)``.
     """
-    width = jnp.round(fraction * lengths).astype(jnp.int32)
-    start = jnp.floor(uniform(key, lengths.shape[0], 1)[:, 0] * (lengths - width + 1))
-    return _outside(start, width, time)
+    width = jnp.round(fraction * series.lengths).astype(jnp.int32)
+    return _outside(jnp.floor(draw * (series.lengths - width + 1)), width, series.time)
 
 
-def stretch(
-    key: jax.Array, lengths: jax.Array, time: int, fraction: jax.Array | float
-) -> jax.Array:
+def stretch(draw: jax.Array, series: Series, fraction: jax.Array | float) -> jax.Array:
     """As `burst`, but placed as if it could stick out at either end, and then pushed back in.
 
     So it often lies at an end, the longer the more often, where the model has to extrapolate.
     """
-    width = jnp.round(fraction * lengths).astype(jnp.int32)
-    start = jnp.floor(uniform(key, lengths.shape[0], 1)[:, 0] * (lengths + width + 1)) - width
-    return _outside(jnp.clip(start, 0, lengths - width), width, time)
+    width = jnp.round(fraction * series.lengths).astype(jnp.int32)
+    start = jnp.floor(draw * (series.lengths + width + 1)) - width
+    return _outside(jnp.clip(start, 0, series.lengths - width), width, series.time)
 
 
 def _outside(start: jax.Array, width: jax.Array, time: int) -> jax.Array:
@@ -42,20 +44,20 @@ def _outside(start: jax.Array, width: jax.Array, time: int) -> jax.Array:
     return ((step < start) | (step >= start + width[:, None]))[..., None]
 
 
-def scattered(
-    key: jax.Array, lengths: jax.Array, time: int, fraction: jax.Array | float
-) -> jax.Array:
-    """Hides exactly round(`fraction` * length) of each series' steps, chosen at random."""
-    valid = jnp.arange(time)[None, :] < lengths[:, None]
-    draws = jnp.where(valid, uniform(key, lengths.shape[0], time), jnp.inf)
+def scattered(draws: jax.Array, series: Series, fraction: jax.Array | float) -> jax.Array:
+    """Hides exactly round(`fraction` * length) steps of each series: those of lowest `draws`.
+
+    `draws` are ``(batch, time)``, `fraction` one for all or one per series ``(batch,)``.
+    """
+    draws = jnp.where(series.valid, draws, jnp.inf)
     rank = jnp.argsort(jnp.argsort(draws, axis=1), axis=1)
-    return (rank >= jnp.round(fraction * lengths)[:, None])[..., None]
+    return (rank >= jnp.round(fraction * series.lengths)[:, None])[..., None]
 
 
-def segment(lengths: jax.Array, time: int, start: float, stop: float) -> jax.Array:
+def segment(series: Series, start: float, stop: float) -> jax.Array:
     """Keeps the steps between the fractions `start` and `stop` of each series' length."""
-    step = jnp.arange(time)[None, :]
-    first, last = (jnp.round(edge * lengths)[:, None] for edge in (start, stop))
+    step = jnp.arange(series.time)[None, :]
+    first, last = (jnp.round(edge * series.lengths)[:, None] for edge in (start, stop))
     return ((step >= first) & (step < last))[..., None]
 
 
@@ -102,41 +104,30 @@ class Deletions:
 def delete(key: jax.Array, series: Series, deletions: Deletions) -> dict[str, jax.Array]:
     """Draws what `deletions` leave of a batch: a mask ``(batch, time, 1)`` per modality."""
     names = sorted(series.values)
-    lengths, time = series.lengths, series.time
-    shares, extents, shared, *own = jax.random.split(key, 3 + 2 * len(names))
-    draw = uniform(shares, series.batch, 3)
-    extent = uniform(extents, series.batch, 3)
+    # all numbers at once, those of the steps last: padding changes nothing
+    draws = uniform(key, series, 7 + len(names) * (1 + series.time))
+    kind, single_steps, chosen, long, common, steps, place, *places = draws.T[: 7 + len(names)]
+    orders = draws[:, 7 + len(names) :].reshape(series.batch, series.time, len(names))
 
-    def between(column: int, bounds: tuple[float, float]) -> jax.Array:
-        return bounds[0] + (bounds[1] - bounds[0]) * extent[:, column]
+    def between(bounds: tuple[float, float], draw: jax.Array) -> jax.Array:
+        return bounds[0] + (bounds[1] - bounds[0]) * draw
 
-    loses_one = draw[:, 0] < deletions.one
-    loses_all = ~loses_one & (draw[:, 0] < deletions.one + deletions.all)
-    loses_steps = draw[:, 1] < deletions.scattered
-    chosen = jnp.floor(draw[:, 2] * len(names))
-    common = stretch(shared, lengths, time, between(1, deletions.all_range))
+    loses_one = kind < deletions.one
+    loses_all = ~loses_one & (kind < deletions.one + deletions.all)
+    loses_steps = single_steps < deletions.scattered
+    share = jnp.where(loses_steps, between(deletions.scattered_range, steps), 0.0)
+    shared = stretch(place, series, between(deletions.all_range, common))
     kept = {}
-    for index, name in enumerate(names):
-        long = loses_one & (chosen == index)
-        brief = burst(own[2 * index], lengths, time, deletions.burst)
-        lengthy = stretch(own[2 * index], lengths, time, between(0, deletions.one_range))
-        single = jnp.where(long[:, None, None], lengthy, brief)
-        steps = scattered(
-            own[2 * index + 1],
-            lengths,
-            time,
-            jnp.where(loses_steps, between(2, deletions.scattered_range), 0.0),
-        )
-        kept[name] = jnp.where(loses_all[:, None, None], common, single) & steps
+    for number, name in enumerate(names):
+        loses = loses_one & (jnp.floor(chosen * len(names)) == number)
+        brief = burst(places[number], series, deletions.burst)
+        lengthy = stretch(places[number], series, between(deletions.one_range, long))
+        own = jnp.where(loses[:, None, None], lengthy, brief)
+        contiguous = jnp.where(loses_all[:, None, None], shared, own)
+        kept[name] = contiguous & scattered(orders[..., number], series, share)
     return kept
 
 
 def is_range(pair: Sequence[float]) -> bool:
     """Whether `pair` is two rising fractions."""
     return len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1
-
-
-def uniform(key: jax.Array, batch: int, count: int) -> jax.Array:
-    """``(batch, count)`` uniform numbers; a row depends on the key and its index alone."""
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
-    return jax.vmap(lambda row: jax.random.uniform(row, (count,)))(keys)

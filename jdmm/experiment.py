@@ -68,7 +68,7 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         _on_sigterm() as interrupted,
     ):
         for _ in training.run_epochs(
-            model, data["train"].noisy, how, config.seed, progress, score, interrupted, bar.update
+            model, data["train"].noisy, how, progress, score, interrupted, bar.update
         ):
             record = progress.record
             if record is None:
@@ -117,10 +117,10 @@ def sample_workdir(
         raise InputError(f"expected count and steps of at least 1, got {count} and {time}")
     workdir = Path(workdir)
     config, model, progress = _restore(workdir)
-    state_key, emission_key = jax.random.split(jax.random.key(seed))
 
     @jax.jit
-    def draw(variables: Any) -> dict[str, jax.Array]:
+    def draw(variables: Any, key: jax.Array) -> dict[str, jax.Array]:
+        state_key, emission_key = jax.random.split(key)
         states = model.sample(variables, state_key, count, time, reverse)
         drawn = {}
         for index, (name, raw) in enumerate(model.decode(variables, states).items()):
@@ -129,7 +129,7 @@ def sample_workdir(
             drawn[name] = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
         return drawn
 
-    arrays = jax.device_get(draw(progress.best))
+    arrays = jax.device_get(draw(progress.best, jax.random.key(seed)))
     write_npz(output or workdir / "samples.npz", arrays)
     names = [modality.name for modality in model.modalities]
     if len(names) == 2 and all(arrays[name].shape[-1] == 1 for name in names):
@@ -181,17 +181,19 @@ def validation_scorer(config: Config, model: MDMM, series: Series) -> Scorer:
     truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
     loss = training.loss_scorer(model, series, config.eval.seed)
     quick = model.with_points(model.points)  # as many points as in training: this runs often
+    key = jax.random.key(config.eval.seed)
 
     @jax.jit
-    def errors(variables: Any) -> jax.Array:
-        states = quick.infer(variables, shown, jax.random.key(config.eval.seed)).mean
+    def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
+        states = quick.infer(variables, shown, key).mean
         raw = quick.decode(variables, states)
         mean = {name: model.likelihoods[name].mean(raw[name]) for name in raw}
         each = tasks.squared_error(mean, truth.values, truth.observed)
         return jnp.mean(each.reshape(len(names), -1), 1)
 
     def score(variables: Any) -> dict[str, float]:
-        each = dict(zip(names, jax.device_get(errors(variables)).tolist(), strict=True))
+        measured = jax.device_get(errors(variables, shown, truth, key)).tolist()
+        each = dict(zip(names, measured, strict=True))
         figures = loss(variables)
         if config.eval.select == "score":
             figures["score"] = sum(math.log(value) for value in each.values()) / len(each)
@@ -306,6 +308,7 @@ def _example(model: MDMM) -> Series:
         values={name: jnp.zeros(shape) for name, shape in shapes.items()},
         observed={name: jnp.zeros(shape, bool) for name, shape in shapes.items()},
         lengths=jnp.ones(1, jnp.int32),
+        index=jnp.zeros(1, jnp.int32),
     )
 
 

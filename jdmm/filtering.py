@@ -47,17 +47,17 @@ class FilteredPosterior(NamedTuple):
     filtered: Moments
 
 
-def particles(key: jax.Array, count: int, batch: int, time: int, latent: int) -> jax.Array:
-    """Standard normal offsets ``(time, latent, count, batch)``.
+def particles(key: jax.Array, count: int, index: jax.Array, time: int, latent: int) -> jax.Array:
+    """Standard normal offsets ``(time, latent, count, batch)`` for series of the given `index`.
 
-    Each number depends on the key, its series and its time step alone: not on the padding, the
-    neighbours in the batch, or the views that share it.
+    Each number depends on the key, the series' index and the time step alone: not on the padding,
+    the neighbours in the batch, or the views that share it.
     """
 
     def draw(series: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, series), (time, latent, count))
 
-    drawn = jax.vmap(draw, out_axes=-1)(jnp.arange(batch))
+    drawn = jax.vmap(draw, out_axes=-1)(index)
     # else XLA keeps the series in front, and every step of a scan gathers its numbers from afar
     return with_layout_constraint(drawn, Layout((0, 1, 2, 3)))
 

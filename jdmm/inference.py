@@ -39,11 +39,11 @@ class Points:
         if self.count < 1:
             raise InputError(f"expected particles of at least 1, got {self.count}")
 
-    def offsets(self, key: jax.Array, batch: int, time: int, latent: int) -> jax.Array:
+    def offsets(self, key: jax.Array, series: Series, latent: int) -> jax.Array:
         """The offsets that the filters take, in units of sd."""
         if self.kind == SIGMA_POINTS:
             return filtering.sigma_points(latent)
-        return filtering.particles(key, self.count, batch, time, latent)
+        return filtering.particles(key, self.count, series.index, series.time, latent)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def filter_backward(
     parts: Parts, series: Series, key: jax.Array, points: Points
 ) -> FilteredPosterior:
     """q(z_t | x_{t+1:T}) and q(z_t | x_{t:T}), ``(batch, time, latent)``."""
-    offsets = points.offsets(key, series.batch, series.time, parts.latent)
+    offsets = points.offsets(key, series, parts.latent)
     evidence = gaussian.product(*parts.encode(series).values())
     return filtering.backward_filter(parts.backward, parts.prior, evidence, offsets)
 
@@ -83,7 +83,7 @@ def filter_forward(
     parts: Parts, series: Series, key: jax.Array, points: Points
 ) -> FilteredPosterior:
     """q(z_t | x_{1:t-1}) and q(z_t | x_{1:t}), ``(batch, time, latent)``."""
-    offsets = points.offsets(key, series.batch, series.time, parts.latent)
+    offsets = points.offsets(key, series, parts.latent)
     evidence = gaussian.product(*parts.encode(series).values())
     return filtering.forward_filter(parts.forward, parts.prior, evidence, offsets)
 
@@ -103,7 +103,7 @@ def draw_sequences(
     filtered = filter_backward(parts, series, filter_key, points).filtered
 
     def draw(draw_key: jax.Array) -> jax.Array:
-        noise = filtering.particles(draw_key, 1, series.batch, series.time, parts.latent)[:, :, 0]
+        noise = filtering.particles(draw_key, 1, series.index, series.time, parts.latent)[:, :, 0]
         return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise).states
 
     return jax.vmap(draw)(jax.random.split(draw_key, count))
@@ -113,7 +113,7 @@ def smooth_marginals(parts: Parts, series: Series, key: jax.Array, points: Point
     """q(z_t | x_{1:T}) by matched moments, ``(batch, time, latent)``."""
     backward_key, forward_key = jax.random.split(key)
     filtered = filter_backward(parts, series, backward_key, points).filtered
-    offsets = points.offsets(forward_key, series.batch, series.time, parts.latent)
+    offsets = points.offsets(forward_key, series, parts.latent)
     return smoothing.marginal_smoother(parts.forward, parts.prior, filtered, offsets)
 
 
@@ -121,7 +121,7 @@ def sample_prior(
     parts: Parts, key: jax.Array, count: int, time: int, reverse: bool = False
 ) -> jax.Array:
     """Latent sequences ``(count, time, latent)`` drawn ancestrally, from either end of time."""
-    noise = filtering.particles(key, 1, count, time, parts.latent)[:, :, 0]
+    noise = filtering.particles(key, 1, jnp.arange(count), time, parts.latent)[:, :, 0]
     nothing = Moments(
         *(jnp.broadcast_to(leaf, (count, time, parts.latent)) for leaf in parts.prior)
     )

@@ -93,8 +93,8 @@ def mdmm_loss(
     """
     evidence = parts.encode(series)
     names = tuple(evidence)
-    points_key, filter_key, smoother_key, match_key = jax.random.split(key, 4)
-    size = (series.batch, series.time, parts.latent)
+    points_key, noise_key, match_key = jax.random.split(key, 3)
+    noise = filtering.particles(noise_key, 2, series.index, series.time, parts.latent)
     terms: dict[str, jax.Array] = {}
 
     def bound(alone: float, posterior: Moments, prior: Moments, states: jax.Array) -> list[Any]:
@@ -115,18 +115,19 @@ def mdmm_loss(
         return [nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))]
 
     def filter_bound() -> list[Any]:
-        noise = filtering.particles(filter_key, 1, *size)
+        drawn = noise[:, :, :1]
         stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
-        chain = filtering.backward_filter(parts.backward, parts.prior, stacked, noise)
-        states = gaussian.sample(chain.filtered, jnp.moveaxis(noise[:, :, 0], -1, 0)[None])
+        chain = filtering.backward_filter(parts.backward, parts.prior, stacked, drawn)
+        states = gaussian.sample(chain.filtered, jnp.moveaxis(drawn[:, :, 0], -1, 0)[None])
         return bound(weights.filter_alone, chain.filtered, chain.message, states)
 
     def smoother_bound() -> list[Any]:
         stacked = _stack(evidence, _views(names, weights.smoother_alone)[0])
-        offsets = points.offsets(points_key, *size)
+        offsets = points.offsets(points_key, series, parts.latent)
         filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
-        noise = filtering.particles(smoother_key, 1, *size)[:, :, 0]
-        smooth = smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
+        smooth = smoothing.conditional_smoother(
+            parts.forward, parts.prior, filtered, noise[:, :, 1]
+        )
         sums = bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
         return [*sums, reverse_nll(parts, smooth.states[0], targets.valid)]
 

@@ -98,13 +98,15 @@ def predict_all(
     """`predict` in batches, compiled once, as numpy arrays."""
 
     @jax.jit
-    def one(shown: Series, scored: Series | None, key: jax.Array) -> Prediction:
+    def one(
+        variables: Variables, shown: Series, scored: Series | None, key: jax.Array
+    ) -> Prediction:
         return predict(model, variables, shown, key, draws, scored)
 
     pieces = []
     for index, rows in enumerate(batches(series.batch, batch_size)):
         scored = None if targets is None else targets.take(rows)
-        piece = one(series.take(rows), scored, jax.random.fold_in(key, index))
+        piece = one(variables, series.take(rows), scored, jax.random.fold_in(key, index))
         pieces.append(jax.device_get(piece))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
 

@@ -26,11 +26,14 @@ class Series:
         values: modality -> ``(batch, time, feature)``, float32, 0 where not observed.
         observed: modality -> mask of the same shape; False in the padding behind a series' end.
         lengths: ``(batch,)`` int32, the number of time steps of each series.
+        index: ``(batch,)`` int32, its number in the data set. What is drawn at random for a series
+            follows this number, not the batch, the place in it or the device that it came to.
     """
 
     values: dict[str, Any]
     observed: dict[str, Any]
     lengths: Any
+    index: Any
 
     @property
     def time(self) -> int:
@@ -71,7 +74,7 @@ class Series:
         if after and (np.asarray(self.lengths) != self.time).any():
             raise InputError("expected series of one length to pad behind: append NaN rows instead")
         width = ((0, 0), (before, after), (0, 0))
-        return Series(
+        return self.replace(  # type: ignore[attr-defined]
             values={name: jnp.pad(value, width) for name, value in self.values.items()},
             observed={name: jnp.pad(mask, width) for name, mask in self.observed.items()},
             lengths=self.lengths + before + after,
@@ -145,7 +148,7 @@ def series_from_arrays(
                 f"(series, step, feature) {tuple(where)}: mark it as missing"
             )
         arrays[name] = np.where(masks[name], array, 0).astype(np.float32)
-    return Series(values=arrays, observed=masks, lengths=steps.astype(np.int32))
+    return Series(arrays, masks, steps.astype(np.int32), np.arange(batch, dtype=np.int32))
 
 
 def _padded(what: str, value: Any, dtype: Any, fill: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -93,8 +93,9 @@ def check(config: Config) -> None:
         build_model(config)
         train_settings(config)
         evaluation = config.eval
-        _at_least("seed", config.seed, 0)
-        _at_least("eval.seed", evaluation.seed, 0)
+        for name, seed in (("seed", config.seed), ("eval.seed", evaluation.seed)):
+            if not 0 <= seed < 2**32:
+                raise InputError(f"expected {name} within 0..{2**32 - 1}, got {seed}")
         _at_least("eval.draws", evaluation.draws, 2)
         _at_least("eval.batch_size", evaluation.batch_size, 1)
         if evaluation.select not in ("score", "loss"):

@@ -19,34 +19,37 @@ Task = Callable[[jax.Array, Series], Keep]
 def reconstruction(key: jax.Array, series: Series) -> Keep:
     """Everything is shown."""
     del key
-    return _same(series, corruption.segment(series.lengths, series.time, 0.0, 1.0))
+    return _same(series, corruption.segment(series, 0.0, 1.0))
 
 
 def drop_half(key: jax.Array, series: Series) -> Keep:
     """A random half of the steps of each modality is hidden, independently."""
+    names = sorted(series.values)
+    draws = corruption.uniform(key, series, series.time * len(names))
+    orders = draws.reshape(series.batch, series.time, len(names))
     return {
-        name: corruption.scattered(jax.random.fold_in(key, index), series.lengths, series.time, 0.5)
-        for index, name in enumerate(sorted(series.values))
+        name: corruption.scattered(orders[..., number], series, 0.5)
+        for number, name in enumerate(names)
     }
 
 
 def forward_extrapolation(key: jax.Array, series: Series) -> Keep:
     """The first 75 % are shown."""
     del key
-    return _same(series, corruption.segment(series.lengths, series.time, 0.0, 0.75))
+    return _same(series, corruption.segment(series, 0.0, 0.75))
 
 
 def backward_extrapolation(key: jax.Array, series: Series) -> Keep:
     """The last 75 % are shown."""
     del key
-    return _same(series, corruption.segment(series.lengths, series.time, 0.25, 1.0))
+    return _same(series, corruption.segment(series, 0.25, 1.0))
 
 
 def conditional_generation(key: jax.Array, series: Series) -> Keep:
     """The first modality is shown, and the first 25 % of the others."""
     del key
     names = list(series.values)
-    part = corruption.segment(series.lengths, series.time, 0.0, 0.25)
+    part = corruption.segment(series, 0.0, 0.25)
     return {name: jnp.ones_like(part) if name == names[0] else part for name in names}
 
 

@@ -1,8 +1,8 @@
 """Optimisation: the train step and the loop over epochs. No files, no devices.
 
 The loop is a generator, so that its caller decides what to keep, to show and to write. All
-randomness comes from the seed, the step and the epoch: what is told by `Progress` is enough to go
-on as if never interrupted.
+randomness comes from the seed, the start, the step and the epoch: what `Progress` holds is enough
+to go on as if never interrupted.
 """
 
 import time
@@ -54,13 +54,15 @@ class TrainState:
     """What a step changes, as one tree of arrays.
 
     Attributes:
-        start: which fresh start this is, for the keys.
+        seed: of all keys.
+        start: which fresh start this is, for the keys too.
         step: steps taken since.
         variables: of the model.
         average: their moving average.
         optimizer: the optimizer's memory.
     """
 
+    seed: Any
     start: Any
     step: Any
     variables: Any
@@ -113,7 +115,7 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     )
 
 
-def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[..., Any]:
+def make_train_step(model: Model, schedule: Schedule) -> Callable[..., Any]:
     """``(state, series, rows) -> (state, metrics)``, pure, to be compiled once.
 
     `series` is the whole training set, `rows` says which of them make the batch.
@@ -123,7 +125,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
 
     def train_step(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
         targets = _batch(series, rows)
-        key = jax.random.fold_in(jax.random.key(seed), state.start)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.start)
         deletion_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
         shown = targets.hide(corruption.delete(deletion_key, targets, settings.deletions))
         beta = schedule.beta(state.step)
@@ -137,6 +139,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
         variables = optax.apply_updates(state.variables, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(
+            seed=state.seed,
             start=state.start,
             step=state.step + 1,
             variables=variables,
@@ -149,7 +152,7 @@ def make_train_step(model: Model, schedule: Schedule, seed: int) -> Callable[...
 
 def start(model: Model, series: Series, settings: TrainSettings, seed: int) -> Progress:
     """The progress before the first step."""
-    state = _fresh(model, series, settings, seed, 0)
+    state = _initialiser(model, series, settings)(seed, 0)
     return Progress(state=state, leader=state, best=state.average)
 
 
@@ -157,7 +160,6 @@ def run_epochs(
     model: Model,
     series: Series,
     settings: TrainSettings,
-    seed: int,
     progress: Progress,
     score: Scorer | None = None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -169,8 +171,7 @@ def run_epochs(
         model: has `init` and `loss`.
         series: all training series.
         settings: how to train.
-        seed: of batches, deletions and noise.
-        progress: from `start`, or a restored one; changed in place.
+        progress: from `start`, or a restored one; changed in place. Its state holds the seed.
         score: validation, run every `validate_every` epochs and after the last; without it the
             last variables are the best.
         interrupted: asked after every step; once true, the run yields and ends.
@@ -189,7 +190,8 @@ def run_epochs(
     if settings.restarts > 1 and score is None:
         raise InputError("expected validation series to choose among restarts, got none")
     schedule = Schedule(settings, series.batch)
-    train_step = jax.jit(make_train_step(model, schedule, seed), donate_argnums=0)
+    train_step = jax.jit(make_train_step(model, schedule), donate_argnums=0)
+    fresh = _initialiser(model, series, settings)
     device_series = jax.tree.map(jnp.asarray, series)
     per_epoch = schedule.steps_per_epoch
     while True:
@@ -201,7 +203,7 @@ def run_epochs(
         # the step consumes its state; what the caller holds in `progress` must outlive it
         state = jax.tree.map(jnp.copy, progress.state)
         measured = []
-        for rows in schedule.rows(seed, int(state.start), epoch)[done:]:
+        for rows in schedule.rows(int(state.seed), int(state.start), epoch)[done:]:
             state, metrics = train_step(state, device_series, rows)
             measured.append(metrics)
             on_step()
@@ -232,7 +234,7 @@ def run_epochs(
             if progress.trials == settings.restarts:
                 progress.state = progress.leader
             else:
-                progress.state = _fresh(model, series, settings, seed, progress.trials)
+                progress.state = fresh(int(state.seed), progress.trials)
         elif not trying and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             _validate(progress, score, epoch)
         yield progress
@@ -252,7 +254,7 @@ def fit(
     settings = settings or TrainSettings()
     score = None if validation is None else loss_scorer(model, validation, seed)
     progress = start(model, series, settings, seed)
-    for _ in run_epochs(model, series, settings, seed, progress, score):
+    for _ in run_epochs(model, series, settings, progress, score):
         pass
     return progress.best
 
@@ -261,12 +263,12 @@ def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
     """Scores variables by their loss (beta = 1) on complete validation series, in one batch."""
 
     @jax.jit
-    def evaluate(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
-        loss = model.loss(variables, validation, validation, jax.random.key(seed), 1.0)
+    def evaluate(variables: Variables, series: Series, key: jax.Array) -> tuple[jax.Array, Any]:
+        loss = model.loss(variables, series, series, key, 1.0)
         return loss.total(1.0), loss.means()
 
     def score(variables: Variables) -> dict[str, float]:
-        total, terms = jax.device_get(evaluate(variables))
+        total, terms = jax.device_get(evaluate(variables, validation, jax.random.key(seed)))
         return {
             "score": float(total),
             "loss": float(total),
@@ -284,24 +286,25 @@ def _batch(series: Series, rows: jax.Array) -> Series:
     return batch.hide({name: real[:, None, None] for name in batch.values})
 
 
-def _fresh(
-    model: Model, series: Series, settings: TrainSettings, seed: int, number: int
-) -> TrainState:
-    """The state of a fresh start, each with variables and keys of its own."""
+def _initialiser(
+    model: Model, series: Series, settings: TrainSettings
+) -> Callable[[int, int], TrainState]:
+    """``(seed, number) -> state`` of a fresh start, each with variables and keys of its own."""
     optimise = optimizer(Schedule(settings, series.batch))
 
     @jax.jit  # compiled as one, it takes a fraction of the time and memory
-    def make(number: jax.Array, example: Series) -> TrainState:
+    def make(seed: jax.Array, number: jax.Array, example: Series) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), number)
         variables = model.init(key, example)
         step = jnp.zeros((), jnp.int32)
-        return TrainState(number, step, variables, variables, optimise.init(variables))
+        return TrainState(seed, number, step, variables, variables, optimise.init(variables))
 
-    state = make(jnp.int32(number), series.take(slice(0, 1)))
-    # the step consumes its state, so that no two leaves may share memory
-    return state.replace(  # type: ignore[attr-defined]
-        start=jnp.copy(state.start), average=jax.tree.map(jnp.copy, state.average)
-    )
+    def fresh(seed: int, number: int) -> TrainState:
+        state = make(np.uint32(seed), np.int32(number), series.take(slice(0, 1)))
+        # a step consumes its state: no leaves may share memory
+        return jax.tree.map(jnp.copy, state)
+
+    return fresh
 
 
 def _end_trial(progress: Progress, score: Scorer) -> None:

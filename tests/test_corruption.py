@@ -7,14 +7,30 @@ from jax import numpy as jnp
 
 from jdmm import corruption
 from jdmm.corruption import segment
-from jdmm.series import series_from_arrays
+from jdmm.series import Series, series_from_arrays
 
 LENGTHS = np.array([1, 2, 7, 10, 40, 100], np.int32)
 TIME = 100
 FRACTIONS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
-burst = jax.jit(corruption.burst, static_argnums=2)
-scattered = jax.jit(corruption.scattered, static_argnums=2)
+
+
+@jax.jit
+def burst(key, series, fraction):
+    return corruption.burst(corruption.uniform(key, series, 1)[:, 0], series, fraction)
+
+
+@jax.jit
+def scattered(key, series, fraction):
+    draws = corruption.uniform(key, series, series.time)
+    return corruption.scattered(draws, series, fraction)
+
+
 RANDOM = pytest.mark.parametrize("delete", [burst, scattered])
+
+
+def batch_of(lengths, time: int = TIME) -> Series:
+    """Series of these lengths, padded to `time`."""
+    return series_from_arrays({"x": np.zeros((len(lengths), time))}, lengths=np.array(lengths))
 
 
 def hidden(keep: jax.Array) -> np.ndarray:
@@ -27,7 +43,7 @@ def hidden(keep: jax.Array) -> np.ndarray:
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_hides_the_exact_count_within_each_length(delete, fraction):
     """round(fraction * length) steps, none of them in the padding."""
-    gone = hidden(delete(jax.random.key(0), jnp.array(LENGTHS), TIME, fraction))
+    gone = hidden(delete(jax.random.key(0), batch_of(LENGTHS), fraction))
     assert gone.shape == (len(LENGTHS), TIME)
     assert not (gone & (np.arange(TIME) >= LENGTHS[:, None])).any()
     assert gone.sum(1).tolist() == [round(fraction * int(n)) for n in LENGTHS]
@@ -35,15 +51,15 @@ def test_hides_the_exact_count_within_each_length(delete, fraction):
 
 def test_burst_takes_a_fraction_per_series():
     """Each row is the row of the same burst with its fraction for all."""
-    found = burst(jax.random.key(0), jnp.array(LENGTHS), TIME, jnp.array(FRACTIONS))
+    found = burst(jax.random.key(0), batch_of(LENGTHS), jnp.array(FRACTIONS))
     for row, fraction in enumerate(FRACTIONS):
-        same = burst(jax.random.key(0), jnp.array(LENGTHS), TIME, fraction)
+        same = burst(jax.random.key(0), batch_of(LENGTHS), fraction)
         np.testing.assert_array_equal(found[row], same[row])
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_burst_is_contiguous(fraction):
-    for row in hidden(burst(jax.random.key(1), jnp.array(LENGTHS), TIME, fraction)):
+    for row in hidden(burst(jax.random.key(1), batch_of(LENGTHS), fraction)):
         steps = np.flatnonzero(row)
         assert (np.diff(steps) == 1).all()
 
@@ -53,7 +69,7 @@ def test_burst_is_contiguous(fraction):
 def test_every_place_is_equally_likely(delete, fraction, starts):
     """Frequencies over 5000 series of 5 steps within 5 standard errors of the uniform law."""
     count, length = 5000, 5
-    gone = hidden(delete(jax.random.key(2), jnp.full(count, length), 8, fraction))[:, :length]
+    gone = hidden(delete(jax.random.key(2), batch_of([length] * count, 8), fraction))[:, :length]
     width = round(fraction * length)
     if delete is burst:
         found = np.bincount(gone.argmax(1), minlength=starts)
@@ -67,15 +83,15 @@ def test_every_place_is_equally_likely(delete, fraction, starts):
 
 @RANDOM
 def test_depends_on_the_key_alone(delete):
-    lengths = jnp.array(LENGTHS)
-    once = delete(jax.random.key(3), lengths, TIME, 0.5)
-    np.testing.assert_array_equal(once, delete(jax.random.key(3), lengths, TIME, 0.5))
-    assert (once != delete(jax.random.key(4), lengths, TIME, 0.5)).any()
+    series = batch_of(LENGTHS)
+    once = delete(jax.random.key(3), series, 0.5)
+    np.testing.assert_array_equal(once, delete(jax.random.key(3), series, 0.5))
+    assert (once != delete(jax.random.key(4), series, 0.5)).any()
 
 
 @RANDOM
 def test_rows_differ(delete):
-    gone = hidden(delete(jax.random.key(5), jnp.full(20, TIME), TIME, 0.5))
+    gone = hidden(delete(jax.random.key(5), batch_of([TIME] * 20), 0.5))
     assert len({row.tobytes() for row in gone}) > 10
 
 
@@ -84,13 +100,20 @@ def test_rows_differ(delete):
 def test_a_row_does_not_depend_on_padding_or_neighbours(delete, time, batch):
     """The same series in a batch padded further, or cut to fewer series."""
     key = jax.random.key(6)
-    whole = hidden(delete(key, jnp.array(LENGTHS), TIME, 0.5))
-    other = hidden(delete(key, jnp.array(LENGTHS[:batch]), time, 0.5))
+    whole = hidden(delete(key, batch_of(LENGTHS), 0.5))
+    other = hidden(delete(key, batch_of(LENGTHS[:batch], time), 0.5))
     np.testing.assert_array_equal(other[:, :TIME], whole[:batch])
     neighbours = np.array([50, 60, 70, 80, 90, LENGTHS[-1]])
-    np.testing.assert_array_equal(
-        hidden(delete(key, jnp.array(neighbours), TIME, 0.5))[-1], whole[-1]
-    )
+    np.testing.assert_array_equal(hidden(delete(key, batch_of(neighbours), 0.5))[-1], whole[-1])
+
+
+@RANDOM
+def test_a_row_follows_its_index_wherever_it_lies(delete):
+    """Taken in another order, or a part of them, series lose what they lost before."""
+    key, series = jax.random.key(7), batch_of(LENGTHS)
+    order = np.array([4, 0, 5])
+    whole = np.array(delete(key, series, 0.5))
+    np.testing.assert_array_equal(delete(key, series.take(order), 0.5), whole[order])
 
 
 @pytest.mark.parametrize(
@@ -106,15 +129,15 @@ def test_a_row_does_not_depend_on_padding_or_neighbours(delete, time, batch):
 )
 def test_segment(start, stop, expected):
     """40 steps in a batch padded to 100: the edges are fractions of the series' own length."""
-    keep = np.array(segment(jnp.array([40]), TIME, start, stop))
+    keep = np.array(segment(batch_of([40]), start, stop))
     assert np.flatnonzero(keep[0, :, 0]).tolist() == list(expected)
 
 
 @pytest.mark.parametrize("edge", [0.1, 0.25, 1 / 3, 0.5, 0.9])
 def test_two_segments_share_no_step_and_miss_none(edge):
-    lengths = jnp.arange(1, TIME + 1)
-    first, second = (segment(lengths, TIME, *ends) for ends in ((0.0, edge), (edge, 1.0)))
-    valid = np.arange(TIME) < np.arange(1, TIME + 1)[:, None]
+    series = batch_of(range(1, TIME + 1))
+    first, second = (segment(series, *ends) for ends in ((0.0, edge), (edge, 1.0)))
+    valid = np.array(series.valid)
     np.testing.assert_array_equal(np.array(first) ^ np.array(second), valid[..., None])
     assert not (np.array(first) & np.array(second)).any()
 
@@ -126,7 +149,7 @@ def test_hiding_never_reveals(delete):
     value = rng.normal(size=(6, TIME, 2))
     value[rng.uniform(size=value.shape) < 0.3] = np.nan
     series = series_from_arrays({"x": value}, lengths=LENGTHS)
-    keep = np.array(delete(jax.random.key(8), jnp.array(LENGTHS), TIME, 0.5))
+    keep = np.array(delete(jax.random.key(8), batch_of(LENGTHS), 0.5))
     found = series.hide({"x": keep})
     inside = (np.arange(TIME) < LENGTHS[:, None])[..., None]
     expected = ~np.isnan(value) & keep & inside

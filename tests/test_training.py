@@ -65,7 +65,7 @@ class Scripted:
 def run(model, series, how, progress=None, **options):
     progress = progress or training.start(model, series, how, seed=1)
     records = []
-    for _ in training.run_epochs(model, series, how, 1, progress, **options):
+    for _ in training.run_epochs(model, series, how, progress, **options):
         records.append(progress.record)
     return progress, records
 
@@ -110,7 +110,7 @@ def test_rows_that_fill_a_batch_count_for_nothing():
 def test_train_step_is_traced_once():
     model, series, how = tiny_model(), waves(10), settings()
     schedule = Schedule(how, 10)
-    step = chex.assert_max_traces(training.make_train_step(model, schedule, 0), n=1)
+    step = chex.assert_max_traces(training.make_train_step(model, schedule), n=1)
     step = jax.jit(step)
     state = training.start(model, series, how, 0).state
     for epoch in range(2):
