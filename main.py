@@ -8,13 +8,18 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdmm import caches, command, experiment, report
+from jdmm import caches, command, experiment, parallel, report
 from jdmm.errors import InputError
+from jdmm.parallel import Devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:PRESET].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory [runs/<config name>].")
 _CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Where compiled programs are kept [~/.cache/jdmm/compiled]; '': not."
+)
+_DEVICES = flags.DEFINE_integer("devices", 0, "train: devices that share a batch; 0: all.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", None, "Join the other processes of a cluster's job; by default if one shows."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "infer"], "What to do.")
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate: train, validation or test.")
@@ -33,12 +38,17 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
     workdir = _workdir()
+    parallel.initialise(_DISTRIBUTED.value)
     caches.keep_compiled(_CACHE.value)
+    if _MODE.value != "train" and not parallel.leads():
+        return
     if _MODE.value == "train":
         if _CONFIG.value is None:
             raise InputError("expected --config=configs/NAME.py to train, got none")
-        results = experiment.train_and_evaluate(_CONFIG.value, workdir)
-        print("\n".join(report.table(results)), f"\n{workdir}/report.md")
+        devices = Devices.found(_DEVICES.value)
+        results = experiment.train_and_evaluate(_CONFIG.value, workdir, devices)
+        if parallel.leads():
+            print("\n".join(report.table(results)), f"\n{workdir}/report.md")
     elif _MODE.value == "evaluate":
         print("\n".join(report.table(experiment.evaluate_workdir(workdir, _SPLIT.value))))
     elif _MODE.value == "sample":

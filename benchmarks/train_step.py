@@ -75,7 +75,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     model = MDMM((Modality("x"), Modality("y")), points=points, weights=weights)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
-    state = start(model, series, settings, 0).state
+    state = start(model, series, settings, [0]).state
     series, rows = jax.tree.map(jnp.asarray, (series, schedule.rows(0, 0, 0)[0]))
 
     began = time.perf_counter()

@@ -21,6 +21,7 @@ def get_config(preset: str = "best") -> ConfigDict:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
     config: Any = ConfigDict()
     config.seed = 0
+    config.seeds = 1  # so many models at once, of seeds from `seed` on
     config.epochs = 400
     config.batch_size = 25
     config.learning_rate = 0.02

@@ -14,6 +14,7 @@ From data to figures, each file importing only from those above it:
     objectives    the training loss as sums over a count
     models/       MDMM: networks, wired to inference and loss
     schedule      training settings, learning rate, beta, batches
+    parallel      devices and processes
     training      train step, the loop over epochs
     prediction    means, intervals and densities in observation space
     tasks         the inference tasks of the paper and their scores

@@ -1,4 +1,8 @@
-"""Checkpoints with everything that a resume needs, written whole or not at all (Orbax)."""
+"""Checkpoints with everything that a resume needs, written whole or not at all (Orbax).
+
+They hold plain arrays, so that what n devices wrote m can read; in a job of several processes the
+first one writes and reads them alone.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -25,10 +29,16 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self.directory.absolute(),
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=KEPT, create=True, enable_async_checkpointing=False
+                    max_to_keep=KEPT,
+                    create=False,
+                    enable_async_checkpointing=False,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        primary_host=0, active_processes={0}
+                    ),
                 ),
             )
         return self._manager
@@ -38,7 +48,7 @@ class Checkpoints:
         manager, step = self._open(), progress.steps
         if step in manager.all_steps():
             return
-        arrays, figures = _split(progress)
+        arrays, figures = separate(progress)
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -62,7 +72,7 @@ class Checkpoints:
             step = manager.latest_step()
             if step is None:
                 return None
-            target = jax.tree.map(_described, _split(like)[0])
+            target = separate(like)[0]
             saved = manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -83,13 +93,8 @@ class Checkpoints:
             self._manager.close()
 
 
-def _split(progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A progress as trees of arrays and as plain figures."""
+def separate(progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A progress as trees of numpy arrays and as plain figures, its two groups of arguments."""
     fields = {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)}
     arrays = {name: fields.pop(name) for name in ("state", "leader", "best")}
-    return arrays, fields
-
-
-def _described(leaf: Any) -> Any:
-    array = np.asarray(leaf)
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    return jax.tree.map(np.asarray, arrays), fields

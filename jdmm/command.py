@@ -1,14 +1,16 @@
 """Running a program so that a user's mistake costs them one line and not a traceback."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from jdmm.errors import DivergenceError, InputError, Interrupted
+from jdmm import parallel
+from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
 
 MISTAKE, FAILURE, TERMINATED = 2, 1, 143
-"""Exit statuses: bad input; training diverged; stopped by SIGTERM (128 + 15)."""
+"""Exit statuses: bad input; training diverged, or a failure; stopped by SIGTERM (128 + 15)."""
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -17,10 +19,14 @@ def run(main: Callable[[list[str]], None]) -> None:
         app.run(main, flags_parser=_parse)
     except InputError as error:
         _exit(error, MISTAKE)
-    except DivergenceError as error:
+    except (DivergenceError, PeerLost) as error:
         _exit(error, FAILURE)
     except Interrupted as error:
-        _exit(error, TERMINATED)
+        _tell(error)
+        sys.exit(TERMINATED)
+    except Exception:
+        traceback.print_exc()
+        parallel.leave(FAILURE)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -40,5 +46,9 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _exit(error: Exception, status: int) -> None:
+    _tell(error)
+    parallel.leave(status)
+
+
+def _tell(error: Exception) -> None:
     print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)

@@ -14,3 +14,7 @@ class DivergenceError(RuntimeError):
 
 class Interrupted(RuntimeError):
     """SIGTERM came; what was done is saved, and the same command goes on from there."""
+
+
+class PeerLost(RuntimeError):
+    """Another process of the job is gone, and this one cannot go on without it."""

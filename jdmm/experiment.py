@@ -1,16 +1,19 @@
 """One experiment in one work directory: train, evaluate, sample, infer.
 
 The work directory holds `config.json`, `metrics.jsonl`, `events.*` (TensorBoard), `checkpoints/`,
-`figures/*.png`, `report.md` and `results.json`. Everything in it is either written whole or
-continued, so that a run killed at any moment goes on from its last checkpoint.
+`figures/*.png`, `report.md` and `results.json`; of several seeds, each has all but the first and
+the checkpoints in `seed-<number>/`, and the mean over seeds lies above. Everything is either
+written whole or continued, so that a run killed at any moment goes on from its last checkpoint.
+
+In a job of several processes all train, and the first one reads checkpoints and writes.
 """
 
 import contextlib
 import hashlib
 import json
-import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,15 +25,16 @@ import numpy as np
 from jax import numpy as jnp
 from tqdm import tqdm
 
-from jdmm import plotting, report, settings, tasks, training
-from jdmm.checkpoints import Checkpoints
+from jdmm import parallel, plotting, report, settings, tasks, training
+from jdmm.checkpoints import Checkpoints, separate
 from jdmm.data.files import read_npz, write_npz
 from jdmm.data.spirals import Split
 from jdmm.errors import InputError, Interrupted
 from jdmm.logs import MetricsLog, replace_text
 from jdmm.models.mdmm import MDMM
+from jdmm.parallel import Devices, StepCost
 from jdmm.prediction import Prediction, predict_all
-from jdmm.schedule import Schedule
+from jdmm.schedule import Schedule, TrainSettings
 from jdmm.series import Series
 from jdmm.settings import Config
 from jdmm.training import Progress, Scorer
@@ -38,50 +42,123 @@ from jdmm.training import Progress, Scorer
 SPLITS = ("train", "validation", "test")
 
 
-def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config, workdir: str | os.PathLike[str], devices: Devices | None = None
+) -> dict[str, Any]:
     """Trains, or goes on training, then scores the test series; returns the results.
+
+    Args:
+        config: the configuration.
+        workdir: where everything is written.
+        devices: over which each batch is divided; by default all that are found.
+
+    Returns:
+        What `results.json` holds; in processes that do not write, nothing.
 
     Raises:
         InputError: for a configuration that cannot work, or a work directory of another one.
         DivergenceError: if training is no longer finite; the last checkpoint stays.
         Interrupted: after SIGTERM, once a checkpoint is written.
+        PeerLost: if another process of the job is gone.
     """
     settings.check(config)
     workdir = Path(workdir)
+    devices = devices or Devices.found()
+    devices.check(config.batch_size)
     data = settings.load_data(config)
     model, how = settings.build_model(config), settings.train_settings(config)
-    if how.batch_size > data["train"].noisy.batch:
+    series = data["train"].noisy
+    if how.batch_size > series.batch:
         raise InputError(
-            f"expected batch_size of at most the {data['train'].noisy.batch} training series, "
+            f"expected batch_size of at most the {series.batch} training series, "
             f"got {how.batch_size}"
         )
-    _claim(config, workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    fresh = training.start(model, data["train"].noisy, how, config.seed)
-    progress = checkpoints.restore(fresh) or fresh
+    if parallel.leads():
+        _claim(config, workdir)
+    with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints, parallel.peers():
+        progress = _resume(checkpoints, training.start(model, series, how, _seeds(config)))
+        _train(config, workdir, model, how, data, progress, checkpoints, devices)
+    return evaluate(config, workdir, model, progress, data, "test") if parallel.leads() else {}
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    model: MDMM,
+    how: TrainSettings,
+    data: dict[str, Split],
+    progress: Progress,
+    checkpoints: Checkpoints,
+    devices: Devices,
+) -> None:
+    """Trains to the end, with logs and checkpoints, or until SIGTERM."""
+    series = data["train"].noisy
     score = validation_scorer(config, model, data["validation"].noisy)
-    steps = Schedule(how, data["train"].noisy.batch).all_steps
-    with (
-        contextlib.closing(checkpoints),
-        contextlib.closing(MetricsLog(workdir, progress.steps)) as log,
-        tqdm(total=steps, initial=progress.steps, unit="step", disable=None) as bar,
-        _on_sigterm() as interrupted,
-    ):
+    leads = parallel.leads()
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(
+                total=Schedule(how, series.batch).all_steps,
+                initial=progress.steps,
+                unit="step",
+                disable=None if leads else True,
+            )
+        )
+        logs = [
+            stack.enter_context(contextlib.closing(MetricsLog(directory, progress.steps)))
+            for directory in (_seed_dirs(config, workdir).values() if leads else ())
+        ]
+        interrupted = stack.enter_context(_on_sigterm())
         for _ in training.run_epochs(
-            model, data["train"].noisy, how, progress, score, interrupted, bar.update
+            model,
+            series,
+            how,
+            progress,
+            lambda variables: parallel.agree(score(variables) if leads else None),
+            interrupted,
+            bar.update,
+            devices,
+            on_compile=lambda cost: leads and print(_told(cost, devices), file=sys.stderr),
         ):
-            record = progress.record
-            if record is None:
-                checkpoints.save(progress)
+            records = progress.records
+            if records is None:
+                if leads:
+                    checkpoints.save(progress)
                 raise Interrupted(
                     f"stopped by SIGTERM at step {progress.steps}; the "
                     "same command goes on from there"
                 )
-            log.write(record)
-            if "validation/score" in record or record["epoch"] == how.epochs:
+            for log, record in zip(logs, records, strict=False):
+                log.write(record)
+            if leads and ("validation/score" in records[0] or records[0]["epoch"] == how.epochs):
                 checkpoints.save(progress)
-                bar.set_postfix(epoch=record["epoch"], score=record.get("validation/score"))
-    return evaluate(config, workdir, model, progress, data, "test")
+                scores = [record.get("validation/score") for record in records]
+                bar.set_postfix(epoch=records[0]["epoch"], score=scores)
+
+
+def _told(cost: StepCost, devices: Devices) -> str:
+    """What the train step costs, for the user."""
+    memory = "" if cost.bytes is None else f", {cost.bytes / 1e6:.0f} MB on each"
+    return f"train step on {devices.count} device(s): compiled in {cost.seconds:.1f} s{memory}"
+
+
+def _resume(checkpoints: Checkpoints, fresh: Progress) -> Progress:
+    """The latest progress, or the fresh one: what process 0 finds, in all processes."""
+    found = checkpoints.restore(fresh) if parallel.leads() else None
+    arrays, figures = separate(found or fresh)
+    return Progress(**parallel.agree_on_arrays(arrays), **parallel.agree(figures))
+
+
+def _seeds(config: Config) -> list[int]:
+    return list(range(config.seed, config.seed + config.seeds))
+
+
+def _seed_dirs(config: Config, workdir: Path) -> dict[int, Path]:
+    """Seed -> the directory of its logs, figures, report and results."""
+    seeds = _seeds(config)
+    if len(seeds) == 1:
+        return {seeds[0]: workdir}
+    return {seed: workdir / f"seed-{seed}" for seed in seeds}
 
 
 def evaluate_workdir(workdir: str | os.PathLike[str], split: str = "test") -> dict[str, Any]:
@@ -93,8 +170,7 @@ def evaluate_workdir(workdir: str | os.PathLike[str], split: str = "test") -> di
     if split not in SPLITS:
         raise InputError(f"expected a split among {', '.join(SPLITS)}, got {split!r}")
     config, model, progress = _restore(Path(workdir))
-    data = settings.load_data(config)
-    return evaluate(config, Path(workdir), model, progress, data, split)
+    return evaluate(config, Path(workdir), model, progress, settings.load_data(config), split)
 
 
 def sample_workdir(
@@ -129,7 +205,7 @@ def sample_workdir(
             drawn[name] = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
         return drawn
 
-    arrays = jax.device_get(draw(progress.best, jax.random.key(seed)))
+    arrays = jax.device_get(draw(_best(progress), jax.random.key(seed)))
     write_npz(output or workdir / "samples.npz", arrays)
     names = [modality.name for modality in model.modalities]
     if len(names) == 2 and all(arrays[name].shape[-1] == 1 for name in names):
@@ -159,7 +235,7 @@ def infer_file(
     series = read_npz(source, {m.name: m.features for m in model.modalities}).pad(before, after)
     prediction = predict_all(
         model,
-        progress.best,
+        _best(progress),
         series,
         jax.random.key(seed),
         config.eval.draws,
@@ -184,6 +260,7 @@ def validation_scorer(config: Config, model: MDMM, series: Series) -> Scorer:
     key = jax.random.key(config.eval.seed)
 
     @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, None, None))
     def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
         states = quick.infer(variables, shown, key).mean
         raw = quick.decode(variables, states)
@@ -191,13 +268,14 @@ def validation_scorer(config: Config, model: MDMM, series: Series) -> Scorer:
         each = tasks.squared_error(mean, truth.values, truth.observed)
         return jnp.mean(each.reshape(len(names), -1), 1)
 
-    def score(variables: Any) -> dict[str, float]:
-        measured = jax.device_get(errors(variables, shown, truth, key)).tolist()
-        each = dict(zip(names, measured, strict=True))
+    def score(variables: Any) -> dict[str, list[float]]:
+        """Figure -> one per seed."""
+        each = jax.device_get(errors(variables, shown, truth, key))
         figures = loss(variables)
         if config.eval.select == "score":
-            figures["score"] = sum(math.log(value) for value in each.values()) / len(each)
-        return figures | {f"mse/{name}": value for name, value in each.items()}
+            figures["score"] = np.mean(np.log(each), 1)
+        figures |= {f"mse/{name}": each[:, task] for task, name in enumerate(names)}
+        return {name: np.asarray(values).tolist() for name, values in figures.items()}
 
     return score
 
@@ -213,18 +291,48 @@ def evaluate(
     """Scores every task on a split; writes results, figures and report into `workdir`.
 
     The test split's files are `results.json`, `report.md` and `figures/`; another split's carry
-    its name.
+    its name. Of several seeds, each has its own, and `workdir` their mean and sd.
     """
-    began = time.perf_counter()
     schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
-    epochs = progress.steps / schedule.steps_per_epoch
+    epochs = max(progress.steps / schedule.steps_per_epoch, 1)
+    directories = _seed_dirs(config, workdir)
+    each = []
+    for row, (seed, directory) in enumerate(directories.items()):
+        alone = jax.tree.map(lambda leaf, row=row: leaf[row], progress.best)
+        facts = {
+            "seed": seed,
+            "best_epoch": progress.best_epoch[row],
+            "train_seconds": progress.seconds,
+            "seconds_per_epoch": progress.seconds / epochs,
+        }
+        each.append(_evaluate_seed(config, directory, model, alone, facts, data, split))
+    if len(each) == 1:
+        return each[0]
+    results = report.over_seeds(each)
+    suffix = _suffix(split)
+    report.write_over_seeds(workdir, suffix, results, list(directories.values()))
+    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _evaluate_seed(
+    config: Config,
+    workdir: Path,
+    model: MDMM,
+    variables: Any,
+    facts: dict[str, Any],
+    data: dict[str, Split],
+    split: str,
+) -> dict[str, Any]:
+    """One seed's results, written and drawn into its own directory."""
+    began = time.perf_counter()
     names = tuple(config.eval.tasks)
     targets, clean = data[split].noisy, data[split].clean
     shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
     repeated = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), targets)
     everything = predict_all(
         model,
-        progress.best,
+        variables,
         shown,
         jax.random.key(config.eval.seed),
         config.eval.draws,
@@ -237,24 +345,31 @@ def evaluate(
         outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
     results = {
         "config": settings.plain(config),
-        "seed": config.seed,
+        **facts,
         "split": split,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(progress.best)),
-        "params_sha256": fingerprint(progress.best),
-        "best_epoch": progress.best_epoch,
-        "train_seconds": progress.seconds,
-        "seconds_per_epoch": progress.seconds / max(epochs, 1),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "params_sha256": fingerprint(variables),
         "evaluate_seconds": time.perf_counter() - began,
         "tasks": {
             name: tasks.score(prediction, seen, targets, clean)
             for name, (prediction, seen) in outcomes.items()
         },
     }
-    suffix = "" if split == "test" else f"-{split}"
+    suffix = _suffix(split)
     figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
     report.write(workdir, suffix, results, figures)
     replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _suffix(split: str) -> str:
+    return "" if split == "test" else f"-{split}"
+
+
+def _best(progress: Progress) -> Any:
+    """The best variables; of several seeds, those of the best validation score."""
+    row = int(np.argmin(progress.best_score))
+    return jax.tree.map(lambda leaf: leaf[row], progress.best)
 
 
 def fingerprint(variables: Any) -> str:
@@ -293,7 +408,7 @@ def _restore(workdir: Path) -> tuple[Config, MDMM, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
-    like = training.start(model, _example(model), settings.train_settings(config), config.seed)
+    like = training.start(model, _example(model), settings.train_settings(config), _seeds(config))
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)
     if progress is None:
@@ -313,15 +428,18 @@ def _example(model: MDMM) -> Series:
 
 
 @contextlib.contextmanager
-def _on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM only raises a flag, which the yielded function reads."""
+def _on_sigterm() -> Iterator[Callable[[int], bool]]:
+    """Within, SIGTERM only raises a flag, which the yielded function of the steps taken reads."""
+    if jax.process_count() > 1:
+        yield parallel.reached_end
+        return
     received: list[int] = []
     try:
         before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     except ValueError:  # not in the main thread: signals are somebody else's business
-        yield lambda: False
+        yield lambda steps: False
         return
     try:
-        yield lambda: bool(received)
+        yield lambda steps: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -16,6 +16,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int) -> None:
         """Opens the log of `workdir`, dropping what lies behind `step`: it will come again."""
+        workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
         replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,6 +1,6 @@
 """The figures and the report of an evaluated run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +96,88 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
     for figure in figures:
         title = figure.removesuffix(".png").replace("_", " ")
         lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
-    lines += ["", "## Settings", "", "| field | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in flat(config)]
-    replace_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
+    replace_text(workdir / f"report{suffix}.md", "\n".join([*lines, *_settings(config)]) + "\n")
+
+
+def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Results of several seeds as one: each task's figures as mean and sd over the seeds."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+
+    first = each[0]
+    return {
+        "config": first["config"],
+        "seeds": [results["seed"] for results in each],
+        "split": first["split"],
+        "parameters": first["parameters"],
+        "params_sha256": [results["params_sha256"] for results in each],
+        "best_epoch": [results["best_epoch"] for results in each],
+        "train_seconds": first["train_seconds"],
+        "seconds_per_epoch": first["seconds_per_epoch"],
+        "evaluate_seconds": sum(results["evaluate_seconds"] for results in each),
+        "tasks": {
+            task: {
+                name: spread([_mean(results["tasks"][task][name]) for results in each])
+                for name in scores
+            }
+            for task, scores in first["tasks"].items()
+        },
+    }
+
+
+def _mean(figure: Any) -> float:
+    """A figure, or the mean over series of one that comes with its sd."""
+    return figure["mean"] if isinstance(figure, Mapping) else figure
+
+
+def write_over_seeds(
+    workdir: Path, suffix: str, results: Mapping[str, Any], directories: Sequence[Path]
+) -> None:
+    """Writes the `report.md` of several seeds, which leads to those of each."""
+    config = results["config"]
+    lines = [
+        f"# {config['data']['name']}, {config['model']['name']}, seeds {results['seeds'][0]} to "
+        f"{results['seeds'][-1]}: {results['split']} series",
+        "",
+        f"{results['parameters']} parameters each; trained together in "
+        f"{results['train_seconds']:.0f} s ({results['seconds_per_epoch']:.2f} s per epoch).",
+        "",
+        "Squared error per step summed over the coordinates, against the clean and the noisy "
+        "truth; coverage of the 95 % interval and negative log-likelihood (nats) of the hidden "
+        "values: mean over seeds (sd).",
+        "",
+        *table(results),
+        "",
+        "| seed | best epoch | report |",
+        "|---|---|---|",
+    ]
+    for seed, epoch, place in zip(
+        results["seeds"], results["best_epoch"], directories, strict=True
+    ):
+        name = f"{place.name}/report{suffix}.md"
+        lines.append(f"| {seed} | {epoch} | [{name}]({name}) |")
+    replace_text(workdir / f"report{suffix}.md", "\n".join([*lines, *_settings(config)]) + "\n")
+
+
+def _settings(config: Mapping[str, Any]) -> list[str]:
+    """All fields as lines of a Markdown table, under a heading."""
+    rows = [f"| {name} | {value} |" for name, value in flat(config)]
+    return ["", "## Settings", "", "| field | value |", "|---|---|", *rows]
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
     """The scores as lines of a Markdown table."""
     lines = ["| task | MSE, clean | MSE, noisy | coverage | NLL |", "|---|---|---|---|---|"]
     for task, scores in results["tasks"].items():
-        clean, noisy = (
-            f"{scores[key]['mean']:.4f} ({scores[key]['sd']:.4f})"
-            for key in ("mse_clean", "mse_noisy")
-        )
-        lines.append(
-            f"| {task.replace('_', ' ')} | {clean} | {noisy} | {scores['coverage95']:.3f} "
-            f"| {scores['nll']:.3f} |"
-        )
+        cells = [_cell(scores["mse_clean"], 4), _cell(scores["mse_noisy"], 4)]
+        cells += [_cell(scores["coverage95"], 3), _cell(scores["nll"], 3)]
+        lines.append(f"| {task.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
+
+
+def _cell(figure: Any, digits: int) -> str:
+    """A figure, with its sd in brackets if it has one."""
+    if isinstance(figure, Mapping):
+        return f"{figure['mean']:.{digits}f} ({figure['sd']:.{digits}f})"
+    return f"{figure:.{digits}f}"

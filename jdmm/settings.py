@@ -93,7 +93,9 @@ def check(config: Config) -> None:
         build_model(config)
         train_settings(config)
         evaluation = config.eval
-        for name, seed in (("seed", config.seed), ("eval.seed", evaluation.seed)):
+        _at_least("seeds", config.seeds, 1)
+        last = config.seed + config.seeds - 1
+        for name, seed in (("seed", config.seed), ("seed", last), ("eval.seed", evaluation.seed)):
             if not 0 <= seed < 2**32:
                 raise InputError(f"expected {name} within 0..{2**32 - 1}, got {seed}")
         _at_least("eval.draws", evaluation.draws, 2)

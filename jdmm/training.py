@@ -1,12 +1,13 @@
-"""Optimisation: the train step and the loop over epochs. No files, no devices.
+"""Optimisation: the train step and the loop over epochs. No files; devices only by name.
 
 The loop is a generator, so that its caller decides what to keep, to show and to write. All
 randomness comes from the seed, the start, the step and the epoch: what `Progress` holds is enough
-to go on as if never interrupted.
+to go on as if never interrupted. Several seeds are trained at once as one more axis in front.
 """
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,12 +20,13 @@ from jax import numpy as jnp
 from jdmm import corruption
 from jdmm.errors import DivergenceError, InputError
 from jdmm.objectives import Loss
+from jdmm.parallel import Devices, StepCost
 from jdmm.schedule import Schedule, TrainSettings
 from jdmm.series import Series
 
 Variables = Any
-Scorer = Callable[[Variables], dict[str, float]]
-"""Variables -> named validation figures, with a "score" to be minimised."""
+Scorer = Callable[[Variables], dict[str, Any]]
+"""Variables ``(seed, ...)`` -> validation figures ``(seed,)``, with a "score" to be minimised."""
 
 
 class Model(Protocol):
@@ -51,12 +53,12 @@ class Model(Protocol):
 
 @struct.dataclass
 class TrainState:
-    """What a step changes, as one tree of arrays.
+    """What a step changes, as one tree of arrays; all but `step` have a leading axis of seeds.
 
     Attributes:
         seed: of all keys.
         start: which fresh start this is, for the keys too.
-        step: steps taken since.
+        step: steps taken since, the same for all seeds.
         variables: of the model.
         average: their moving average.
         optimizer: the optimizer's memory.
@@ -70,37 +72,41 @@ class TrainState:
     optimizer: Any
 
 
+SEED_AXES: Any = TrainState(seed=0, start=0, step=None, variables=0, average=0, optimizer=0)
+"""Where a `TrainState` has its seeds, for `jax.vmap`."""
+
+
 @dataclass
 class Progress:
-    """Where a training run stands, complete for resuming.
+    """Where a training run stands, complete for resuming; lists and arrays have a place per seed.
 
     Attributes:
         state: the train state.
         leader: the state of the best trial so far.
-        leader_score: its validation score.
+        best: the averaged variables of the best validation so far.
+        leader_score: its validation score, infinite before the first.
+        best_score: the score of `best`.
+        best_epoch: epochs behind it.
+        stale: validations since.
         trials: trials finished; as many as `restarts` once the leader goes on.
         steps: taken so far, trials included.
-        best: the averaged variables of the best validation so far.
-        best_score: their score; None before the first validation.
-        best_epoch: epochs behind them.
-        stale: validations since.
-        sums: metric -> sum over the steps of the unfinished epoch.
+        sums: metric -> sums over the steps of the unfinished epoch.
         seconds: spent in training so far.
-        record: figures of the epoch just finished, None if it was interrupted.
+        records: each seed's figures of the epoch just finished, None if it was interrupted.
     """
 
     state: TrainState
     leader: TrainState
     best: Any
-    leader_score: float | None = None
+    leader_score: list[float]
+    best_score: list[float]
+    best_epoch: list[int]
+    stale: list[int]
     trials: int = 0
     steps: int = 0
-    best_score: float | None = None
-    best_epoch: int = 0
-    stale: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
-    record: dict[str, float] | None = None
+    records: list[dict[str, float]] | None = None
 
 
 def optimizer(schedule: Schedule) -> optax.GradientTransformation:
@@ -115,10 +121,13 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     )
 
 
-def make_train_step(model: Model, schedule: Schedule) -> Callable[..., Any]:
-    """``(state, series, rows) -> (state, metrics)``, pure, to be compiled once.
+def make_train_step(
+    model: Model, schedule: Schedule, axis: str | None = None
+) -> Callable[..., Any]:
+    """``(state, series, rows) -> (state, metrics)`` of one seed, pure, to be compiled once.
 
-    `series` is the whole training set, `rows` says which of them make the batch.
+    `series` is the whole training set, `rows` says which of them make the batch: all of it, or,
+    with the name of a mapped device axis, this device's part.
     """
     optimise = optimizer(schedule)
     settings = schedule.settings
@@ -132,9 +141,13 @@ def make_train_step(model: Model, schedule: Schedule) -> Callable[..., Any]:
 
         def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
             loss = model.loss(variables, shown, targets, loss_key, schedule.progress(state.step))
+            if axis is not None:  # this device's share of the loss of the global batch
+                loss = loss._replace(count=jax.lax.psum(loss.count, axis))
             return loss.total(beta), loss.means()
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
+        if axis is not None:
+            loss, terms, gradient = jax.lax.psum((loss, terms, gradient), axis)
         updates, memory = optimise.update(gradient, state.optimizer, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
@@ -150,10 +163,35 @@ def make_train_step(model: Model, schedule: Schedule) -> Callable[..., Any]:
     return train_step
 
 
-def start(model: Model, series: Series, settings: TrainSettings, seed: int) -> Progress:
+def over_seeds(train_step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
+    """The same step of `seeds` models at once: state, rows and metrics have an axis of seeds."""
+    if seeds > 1:
+        return jax.vmap(train_step, in_axes=(SEED_AXES, None, 0), out_axes=(SEED_AXES, 0))
+
+    @functools.wraps(train_step)
+    def one(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
+        alone = jax.tree.map(lambda leaf: leaf[0], state.replace(step=state.step[None]))  # type: ignore[attr-defined]
+        following, metrics = jax.tree.map(
+            lambda leaf: leaf[None], train_step(alone, series, rows[0])
+        )
+        return following.replace(step=following.step[0]), metrics
+
+    return one
+
+
+def start(model: Model, series: Series, settings: TrainSettings, seeds: Sequence[int]) -> Progress:
     """The progress before the first step."""
-    state = _initialiser(model, series, settings)(seed, 0)
-    return Progress(state=state, leader=state, best=state.average)
+    state = _initialiser(model, series, settings)(np.array(seeds), 0)
+    count = len(seeds)
+    return Progress(
+        state=state,
+        leader=state,
+        best=state.average,
+        leader_score=[float("inf")] * count,
+        best_score=[float("inf")] * count,
+        best_epoch=[0] * count,
+        stale=[0] * count,
+    )
 
 
 def run_epochs(
@@ -162,8 +200,10 @@ def run_epochs(
     settings: TrainSettings,
     progress: Progress,
     score: Scorer | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[int], bool] = lambda steps: False,
     on_step: Callable[[], Any] = lambda: None,
+    devices: Devices | None = None,
+    on_compile: Callable[[StepCost], Any] = lambda cost: None,
 ) -> Iterator[Progress]:
     """Trains from `progress` on, and yields it after every epoch and when interrupted.
 
@@ -171,16 +211,19 @@ def run_epochs(
         model: has `init` and `loss`.
         series: all training series.
         settings: how to train.
-        progress: from `start`, or a restored one; changed in place. Its state holds the seed.
+        progress: from `start`, or a restored one; changed in place. Its state holds the seeds.
         score: validation, run every `validate_every` epochs and after the last; without it the
             last variables are the best.
-        interrupted: asked after every step; once true, the run yields and ends.
+        interrupted: asked after every step, with the number of steps; once true, the run yields
+            and ends.
         on_step: called after every step, for a progress bar.
+        devices: over which each batch is divided; by default one.
+        on_compile: called once, with what compiling the train step cost.
 
     Raises:
         DivergenceError: if a metric is not finite, naming it and the step; `progress` then stands
             as it was yielded last.
-        InputError: if a batch is larger than the training set.
+        InputError: if a batch is larger than the training set, or cannot be divided.
     """
     if settings.batch_size > series.batch:
         raise InputError(
@@ -189,54 +232,68 @@ def run_epochs(
         )
     if settings.restarts > 1 and score is None:
         raise InputError("expected validation series to choose among restarts, got none")
+    devices = devices or Devices.one()
+    devices.check(settings.batch_size)
     schedule = Schedule(settings, series.batch)
-    train_step = jax.jit(make_train_step(model, schedule), donate_argnums=0)
+    seeds = np.asarray(progress.state.seed).tolist()
     fresh = _initialiser(model, series, settings)
-    device_series = jax.tree.map(jnp.asarray, series)
+    everything = devices.replicate(series)
+    train_step = None
     per_epoch = schedule.steps_per_epoch
     while True:
         trying = 1 < settings.restarts > progress.trials
         epoch, done = divmod(int(progress.state.step), per_epoch)
-        if not trying and (epoch == settings.epochs or _exhausted(progress, settings)):
+        if not trying and (epoch == settings.epochs or all(_stopped(progress, settings))):
             return
         began = time.perf_counter()
         # the step consumes its state; what the caller holds in `progress` must outlive it
-        state = jax.tree.map(jnp.copy, progress.state)
+        state = devices.replicate(progress.state)
+        starts = np.asarray(progress.state.start).tolist()
+        each = [schedule.rows(*pair, epoch) for pair in zip(seeds, starts, strict=True)]
+        batches = np.stack(each, 1)
+        if train_step is None:
+            step = over_seeds(make_train_step(model, schedule, devices.axis), len(seeds))
+            train_step, cost = devices.compile(step, state, everything, devices.divide(batches[0]))
+            on_compile(cost)
         measured = []
-        for rows in schedule.rows(int(state.seed), int(state.start), epoch)[done:]:
-            state, metrics = train_step(state, device_series, rows)
+        for rows in batches[done:]:
+            state, metrics = train_step(state, everything, devices.divide(rows))
             measured.append(metrics)
             on_step()
-            if interrupted():
+            if interrupted(progress.steps + len(measured)):
                 break
-        _accumulate(progress.sums, jax.device_get(measured), progress.steps)
-        progress.state = state
+        _accumulate(progress, [devices.first(metrics) for metrics in measured])
+        progress.state = devices.first(state)
         progress.steps += len(measured)
         progress.seconds += time.perf_counter() - began
         if done + len(measured) < per_epoch:
-            progress.record = None
+            progress.records = None
             yield progress
             return
         epoch += 1
-        progress.record = {
-            "start": int(state.start),
-            "epoch": epoch,
-            "step": progress.steps,
-            **{f"train/{name}": total / per_epoch for name, total in progress.sums.items()},
-            "train/beta": float(schedule.beta(epoch * per_epoch)),
-            "train/learning_rate": float(schedule.learning_rate(epoch * per_epoch)),
-        }
+        progress.records = [
+            {
+                "seed": seed,
+                "start": start,
+                "epoch": epoch,
+                "step": progress.steps,
+                **{f"train/{k}": sums[n] / per_epoch for k, sums in progress.sums.items()},
+                "train/beta": float(schedule.beta(epoch * per_epoch)),
+                "train/learning_rate": float(schedule.learning_rate(epoch * per_epoch)),
+            }
+            for n, (seed, start) in enumerate(zip(seeds, starts, strict=True))
+        ]
         progress.sums = {}
         if score is None:
-            progress.best, progress.best_epoch = state.average, epoch
+            progress.best, progress.best_epoch = progress.state.average, [epoch] * len(seeds)
         elif trying and epoch == settings.restart_epochs:
             _end_trial(progress, score)
             if progress.trials == settings.restarts:
                 progress.state = progress.leader
             else:
-                progress.state = fresh(int(state.seed), progress.trials)
+                progress.state = fresh(np.array(seeds), progress.trials)
         elif not trying and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
-            _validate(progress, score, epoch)
+            _validate(progress, score, epoch, settings)
         yield progress
 
 
@@ -253,27 +310,24 @@ def fit(
     """
     settings = settings or TrainSettings()
     score = None if validation is None else loss_scorer(model, validation, seed)
-    progress = start(model, series, settings, seed)
+    progress = start(model, series, settings, [seed])
     for _ in run_epochs(model, series, settings, progress, score):
         pass
-    return progress.best
+    return jax.tree.map(lambda leaf: leaf[0], progress.best)
 
 
 def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
     """Scores variables by their loss (beta = 1) on complete validation series, in one batch."""
 
-    @jax.jit
     def evaluate(variables: Variables, series: Series, key: jax.Array) -> tuple[jax.Array, Any]:
         loss = model.loss(variables, series, series, key, 1.0)
         return loss.total(1.0), loss.means()
 
-    def score(variables: Variables) -> dict[str, float]:
-        total, terms = jax.device_get(evaluate(variables, validation, jax.random.key(seed)))
-        return {
-            "score": float(total),
-            "loss": float(total),
-            **{k: float(v) for k, v in terms.items()},
-        }
+    every = jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))
+
+    def score(variables: Variables) -> dict[str, Any]:
+        total, terms = jax.device_get(every(variables, validation, jax.random.key(seed)))
+        return {"score": total, "loss": total, **terms}
 
     return score
 
@@ -288,62 +342,82 @@ def _batch(series: Series, rows: jax.Array) -> Series:
 
 def _initialiser(
     model: Model, series: Series, settings: TrainSettings
-) -> Callable[[int, int], TrainState]:
-    """``(seed, number) -> state`` of a fresh start, each with variables and keys of its own."""
+) -> Callable[[np.ndarray, int], TrainState]:
+    """``(seeds, number) -> state`` of fresh starts, each with variables and keys of its own."""
     optimise = optimizer(Schedule(settings, series.batch))
 
     @jax.jit  # compiled as one, it takes a fraction of the time and memory
-    def make(seed: jax.Array, number: jax.Array, example: Series) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        variables = model.init(key, example)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(seed, number, step, variables, variables, optimise.init(variables))
+    def make(seeds: jax.Array, number: jax.Array, example: Series) -> TrainState:
+        def one(seed: jax.Array) -> TrainState:
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            variables = model.init(key, example)
+            step = jnp.zeros((), jnp.int32)
+            return TrainState(seed, number, step, variables, variables, optimise.init(variables))
 
-    def fresh(seed: int, number: int) -> TrainState:
-        state = make(np.uint32(seed), np.int32(number), series.take(slice(0, 1)))
-        # a step consumes its state: no leaves may share memory
-        return jax.tree.map(jnp.copy, state)
+        return jax.vmap(one, out_axes=SEED_AXES)(seeds)
 
-    return fresh
+    return lambda seeds, number: make(
+        seeds.astype(np.uint32), np.int32(number), series.take(slice(0, 1))
+    )
 
 
 def _end_trial(progress: Progress, score: Scorer) -> None:
-    """Scores a trial that has run its time, and keeps it if it leads."""
-    figures = _scored(progress, score)
-    if progress.leader_score is None or figures["score"] < progress.leader_score:
-        progress.leader, progress.leader_score = progress.state, figures["score"]
+    """Scores a trial that has run its time, and keeps it where it leads."""
+    scores = _scored(progress, score)
+    leads = scores < np.array(progress.leader_score)
+    # the step counts all seeds together: in a trial it is the same for all
+    leader = _where(leads, progress.state.replace(step=()), progress.leader.replace(step=()))  # type: ignore[attr-defined]
+    progress.leader = leader.replace(step=progress.state.step)
+    progress.leader_score = np.where(leads, scores, progress.leader_score).tolist()
     progress.trials += 1
 
 
-def _scored(progress: Progress, score: Scorer) -> dict[str, float]:
-    """Validation figures of the averaged variables, which go into the record too."""
+def _validate(progress: Progress, score: Scorer, epoch: int, settings: TrainSettings) -> None:
+    """Scores the state, and keeps its averaged variables where they are the best."""
+    running = ~np.array(_stopped(progress, settings))
+    scores = _scored(progress, score)
+    better = running & (scores < np.array(progress.best_score))
+    progress.best = _where(better, progress.state.average, progress.best)
+    progress.best_score = np.where(better, scores, progress.best_score).tolist()
+    progress.best_epoch = np.where(better, epoch, progress.best_epoch).tolist()
+    progress.stale = np.where(better, 0, np.array(progress.stale) + running).tolist()
+
+
+def _scored(progress: Progress, score: Scorer) -> np.ndarray:
+    """Scores of the averaged variables; all their figures go into the records too."""
+    assert progress.records is not None
     figures = score(progress.state.average)
-    assert progress.record is not None
-    progress.record |= {f"validation/{name}": value for name, value in figures.items()}
-    return figures
+    for name, values in figures.items():
+        for record, value in zip(progress.records, np.ravel(values).tolist(), strict=True):
+            record[f"validation/{name}"] = value
+    return np.ravel(figures["score"])
 
 
-def _validate(progress: Progress, score: Scorer, epoch: int) -> None:
-    """Scores the state, and keeps its averaged variables if they are the best."""
-    figures = _scored(progress, score)
-    if progress.best_score is None or figures["score"] < progress.best_score:
-        progress.best, progress.best_score = progress.state.average, figures["score"]
-        progress.best_epoch, progress.stale = epoch, 0
-    else:
-        progress.stale += 1
+def _where(chosen: np.ndarray, these: Any, others: Any) -> Any:
+    """Trees of leaves ``(seed, ...)``: the chosen seeds of `these`, the rest of `others`."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b), these, others
+    )
 
 
-def _exhausted(progress: Progress, settings: TrainSettings) -> bool:
-    return bool(settings.patience) and progress.stale >= settings.patience
+def _stopped(progress: Progress, settings: TrainSettings) -> list[bool]:
+    """Which seeds have lost their patience."""
+    return [bool(settings.patience) and stale >= settings.patience for stale in progress.stale]
 
 
-def _accumulate(sums: dict[str, float], measured: list[dict[str, Any]], first_step: int) -> None:
+def _accumulate(progress: Progress, measured: list[dict[str, Any]]) -> None:
     """Adds each step's metrics, in order, so that an interrupted epoch ends with the same sums."""
-    for offset, metrics in enumerate(measured):
-        for name, value in metrics.items():
-            if not np.isfinite(value):
+    seeds = np.asarray(progress.state.seed)
+    for offset, metrics in enumerate(jax.device_get(measured)):
+        for name, values in metrics.items():
+            if not np.isfinite(values).all():
+                first = np.flatnonzero(~np.isfinite(values))[0]
+                whose = f" of seed {seeds[first]}" if len(seeds) > 1 else ""
                 raise DivergenceError(
-                    f"{name} is {float(value)} at step {first_step + offset}: training stopped; "
-                    "try a lower learning_rate or a smaller clip_norm"
+                    f"{name}{whose} is {float(values[first])} at step {progress.steps + offset}: "
+                    "training stopped; try a lower learning_rate or a smaller clip_norm"
                 )
-            sums[name] = sums.get(name, 0.0) + float(value)
+            before = progress.sums.get(name, [0.0] * len(seeds))
+            progress.sums[name] = [
+                total + float(v) for total, v in zip(before, values, strict=True)
+            ]

@@ -112,6 +112,30 @@ def test_output_contract(finished):
     assert results["best_epoch"] == best["epoch"]
 
 
+def test_several_seeds(data_dir, tmp_path):
+    """Each has its own directory, as if alone; above it lie the mean and the sd over them."""
+    config = small_config(data_dir, seeds=2, seed=5, epochs=1, **{"train.restarts": 1})
+    workdir = tmp_path / "run"
+    results = experiment.train_and_evaluate(config, workdir)
+    assert results == json.loads((workdir / "results.json").read_text())
+    each = [json.loads((workdir / f"seed-{seed}" / "results.json").read_text()) for seed in (5, 6)]
+    assert [own["seed"] for own in each] == results["seeds"] == [5, 6]
+    assert len(set(results["params_sha256"])) == 2
+    for task in TASKS:
+        for name, value in results["tasks"][task].items():
+            values = [own["tasks"][task][name] for own in each]
+            if name.startswith("mse"):
+                values = [own["mean"] for own in values]
+            assert value["mean"] == pytest.approx(np.mean(values))
+            assert value["sd"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
+    for seed in (5, 6):
+        assert f"seed-{seed}/report.md" in (workdir / "report.md").read_text()
+        records = (workdir / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(record)["seed"] for record in records] == [seed]
+        assert (workdir / f"seed-{seed}" / "figures" / "tasks.png").stat().st_size > 0
+    experiment.sample_workdir(workdir, 2, 3)  # of the seed of the best validation
+
+
 def test_published_size():
     config = spirals.get_config("paper")
     model = settings.build_model(config)
@@ -291,6 +315,7 @@ def test_bad_npz_is_refused(finished, tmp_path, arrays, words):
         ("batch_size", 11),
         ("learning_rate", -1.0),
         ("seed", -1),
+        ("seeds", 0),
         ("data.name", "cats"),
         ("data.validation", 600),
         ("model.name", "gru"),

@@ -63,10 +63,10 @@ class Scripted:
 
 
 def run(model, series, how, progress=None, **options):
-    progress = progress or training.start(model, series, how, seed=1)
+    progress = progress or training.start(model, series, how, [1])
     records = []
     for _ in training.run_epochs(model, series, how, progress, **options):
-        records.append(progress.record)
+        records.append(progress.records and progress.records[0])
     return progress, records
 
 
@@ -111,11 +111,11 @@ def test_train_step_is_traced_once():
     model, series, how = tiny_model(), waves(10), settings()
     schedule = Schedule(how, 10)
     step = chex.assert_max_traces(training.make_train_step(model, schedule), n=1)
-    step = jax.jit(step)
-    state = training.start(model, series, how, 0).state
+    step = jax.jit(training.over_seeds(step, 1))
+    state = training.start(model, series, how, [0]).state
     for epoch in range(2):
         for rows in schedule.rows(0, 0, epoch):
-            state, metrics = step(state, series, rows)
+            state, metrics = step(state, series, rows[None])
     assert int(state.step) == 6
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -138,12 +138,13 @@ def test_interrupted_and_resumed_run_is_bit_identical(stop_after, restarts):
     straight, records = run(model, series, how, score=score)
     asked = []
 
-    def interrupted():
-        asked.append(None)
-        return len(asked) == stop_after
+    def interrupted(steps):
+        asked.append(steps)
+        return steps == stop_after
 
     halfway, before = run(model, series, how, score=score, interrupted=interrupted)
     assert halfway.steps == stop_after
+    assert asked == list(range(1, stop_after + 1))
     resumed, after = run(model, series, how, halfway, score=score)
     chex.assert_trees_all_equal(straight.state, resumed.state)
     chex.assert_trees_all_equal(straight.best, resumed.best)
@@ -160,8 +161,8 @@ def test_best_variables_are_those_of_the_best_validation():
         return {"score": next(scores)}
 
     progress, records = run(tiny_model(), waves(8), settings(), score=score)
-    assert progress.best_epoch == 2
-    assert progress.best_score == 1.0
+    assert progress.best_epoch == [2]
+    assert progress.best_score == [1.0]
     chex.assert_trees_all_equal(progress.best, seen[1])
     assert [record["validation/score"] for record in records] == [3.0, 1.0, 2.0]
 
@@ -172,7 +173,7 @@ def test_the_best_of_several_starts_goes_on():
     progress, records = run(tiny_model(), waves(8), how, score=lambda _: {"score": next(scores)})
     assert [(r["start"], r["epoch"]) for r in records] == [(0, 1), (1, 1), (2, 1), (1, 2), (1, 3)]
     assert [r["step"] for r in records] == [2, 4, 6, 8, 10]
-    assert (progress.best_epoch, progress.best_score) == (3, 0.8)
+    assert (progress.best_epoch, progress.best_score) == ([3], [0.8])
     alone = [r["train/loss"] for r in records[:3]]
     assert len(set(alone)) == 3  # each start has variables and noise of its own
 
@@ -189,10 +190,52 @@ def test_patience_stops_early():
     assert len(records) == 3
 
 
+def test_each_of_several_seeds_equals_the_same_alone():
+    """Starts, the best epoch and the patience of each seed are its own."""
+    model, series = tiny_model(), waves(10)
+    how = settings(epochs=6, restarts=2, restart_epochs=1, validate_every=1, patience=2)
+    seeds = [4, 5, 6]
+    # score after the trials, and after each epoch: the seeds lead, are best and stop at other times
+    scripts = {
+        4: [1.0, 2.0, 5.0, 4.0, 6.0, 6.0, 1.0],
+        5: [2.0, 1.0, 1.0, 2.0, 3.0, 0.0, 0.0],
+        6: [2.0, 1.0, 5.0, 4.0, 3.0, 2.0, 1.0],
+    }
+
+    def train(chosen):
+        calls = iter(range(7))
+
+        def score(variables):
+            call = next(calls)
+            return {"score": [scripts[seed][call] for seed in chosen]}
+
+        progress = training.start(model, series, how, chosen)
+        for _ in training.run_epochs(model, series, how, progress, score):
+            pass
+        return progress
+
+    together = train(seeds)
+    assert together.best_epoch == [3, 2, 6]
+    assert together.best_score == [4.0, 1.0, 1.0]
+    assert np.asarray(together.state.start).tolist() == [0, 1, 1]
+    for row, seed in enumerate(seeds):
+        alone = train([seed])
+        assert alone.best_epoch == together.best_epoch[row : row + 1]
+        best = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], together.best)
+        chex.assert_trees_all_close(alone.best, best, rtol=2e-4, atol=2e-5)
+
+
+def test_divergence_of_one_seed_names_it():
+    progress = training.start(Scripted(0.45), waves(8), settings(), [0, 7])
+    progress.state.variables["params"]["number"] = jnp.array([0.0, 0.5])
+    with pytest.raises(DivergenceError, match="fit_nll of seed 7 is nan at step 0"):
+        run(Scripted(0.45), waves(8), settings(), progress)
+
+
 def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
     how = settings(epochs=50, schedule="constant", warmup_epochs=0, learning_rate=0.1, average=0)
     series = waves(8)
-    progress = training.start(Scripted(0.45), series, how, 0)
+    progress = training.start(Scripted(0.45), series, how, [0])
     with pytest.raises(DivergenceError, match="fit_nll is nan at step 5"):
         run(Scripted(0.45), series, how, progress)
     assert progress.steps == 4  # two whole epochs of two steps
@@ -228,6 +271,6 @@ def test_fit_learns():
     model, series, validation = tiny_model(), waves(16), waves(8, seed=1)
     how = settings(epochs=40, validate_every=10, beta_epochs=5)
     score = training.loss_scorer(model, validation, 0)
-    before = score(model.init(jax.random.key(0), series))["loss"]
-    after = score(fit(model, series, validation, how))["loss"]
+    both = (model.init(jax.random.key(0), series), fit(model, series, validation, how))
+    before, after = score(jax.tree.map(lambda *leaves: jnp.stack(leaves), *both))["loss"]
     assert after < before - 0.5
