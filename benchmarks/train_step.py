@@ -1,13 +1,13 @@
-"""Time and memory of jdmm's train step on one CPU core, beside the same step in eager PyTorch.
+"""Time and memory of jdmm's train step, beside the same step in eager PyTorch.
 
     python -m pip install '.[benchmarks]'
     python benchmarks/train_step.py                 # the spirals step, and its ratio to PyTorch
-    python benchmarks/train_step.py --sweep=all     # also against particles, batch and length
+    python benchmarks/train_step.py --device=cuda   # the same on a GPU
 
-Every configuration runs in a process of its own, on one thread and the same core, with random data
-in the form of the spirals: two modalities of one feature, three views in both passes. PyTorch and
-jdmm take turns, so that a busy machine slows both: trust the ratio more than the seconds.
-Prints Markdown, writes nothing.
+Every configuration runs in a process of its own, on the CPU on one thread and the same core, with
+random data in the form of the spirals: two modalities of one feature, three views in both passes.
+PyTorch and jdmm take turns, so that a busy machine slows both: trust the ratio more than the
+seconds. Prints Markdown, writes nothing.
 """
 
 import argparse
@@ -22,14 +22,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SIGMA_POINTS = 0
-COLUMNS = "| moments | batch | T | s / step | compile s | temporaries MB | peak memory MB |"
+COLUMNS = (
+    "| moments | batch | T | latent | seeds | devices | s / step | compile s | temporaries MB "
+    "| peak memory MB |"
+)
+WIDTH = COLUMNS.count("|") - 1
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,19 @@ class Case:
     particles: int = 25
     batch: int = 100
     time: int = 100
+    latent: int = 5
+    seeds: int = 1
+    devices: int = 1
 
     def row(self, result: dict[str, Any], what: str = "") -> str:
         """Its row of a table; what was not measured stays blank."""
         figures = [
             f"{result[name]:.{digits}f}" if name in result else ""
-            for name, digits in (("seconds", 3), ("compile", 1), ("temporaries", 1), ("peak", 0))
+            for name, digits in (("seconds", 4), ("compile", 1), ("temporaries", 1), ("peak", 0))
         ]
         moments = f"{self.particles} particles" if self.particles else "sigma points"
-        return f"| {' | '.join([what + moments, str(self.batch), str(self.time), *figures])} |"
-
-
-SWEEPS = {
-    "particles": [Case(count) for count in (1, 5, 25, 100, SIGMA_POINTS)],
-    "batch": [Case(count, batch=size) for count in (25, SIGMA_POINTS) for size in (25, 100, 400)],
-    "time": [Case(count, time=steps) for count in (25, SIGMA_POINTS) for steps in (25, 100, 400)],
-}
+        sizes = (self.batch, self.time, self.latent, self.seeds, self.devices)
+        return f"| {' | '.join([what + moments, *map(str, sizes), *figures])} |"
 
 
 def measure(case: Case, repeats: int) -> dict[str, float]:
@@ -62,60 +63,85 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     # imported here alone: a process starts with the peak memory of the one that started it
     import jax
     import numpy as np
-    from jax import numpy as jnp
 
-    from jdmm import MDMM, LossWeights, Modality, Points, TrainSettings, series_from_arrays
+    from jdmm import (
+        MDMM,
+        LossWeights,
+        Modality,
+        Points,
+        TrainSettings,
+        parallel,
+        series_from_arrays,
+    )
+    from jdmm.parallel import Devices
     from jdmm.schedule import Schedule
-    from jdmm.training import make_train_step, start
+    from jdmm.training import make_train_step, over_seeds
+    from jdmm.training import start as start_training
 
+    parallel.initialise()
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
     series = series_from_arrays({"x": values[0], "y": values[1]})
     points = Points(count=case.particles) if case.particles else Points("sigma_points")
     weights = LossWeights()  # all views in both bounds
-    model = MDMM((Modality("x"), Modality("y")), points=points, weights=weights)
+    modalities = (Modality("x"), Modality("y"))
+    model = MDMM(modalities, latent=case.latent, points=points, weights=weights)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
-    state = start(model, series, settings, [0]).state
-    series, rows = jax.tree.map(jnp.asarray, (series, schedule.rows(0, 0, 0)[0]))
+    devices = Devices.found(0 if jax.process_count() > 1 else case.devices)
+    fresh = start_training(model, series, settings, list(range(case.seeds))).state
+    state, series = devices.replicate(fresh), devices.replicate(series)
+    rows = devices.divide(np.stack([schedule.rows(seed, 0, 0)[0] for seed in range(case.seeds)]))
 
-    began = time.perf_counter()
-    train_step = jax.jit(make_train_step(model, schedule), donate_argnums=0)
-    compiled = train_step.lower(state, series, rows).compile()
-    compile_seconds = time.perf_counter() - began
+    step = over_seeds(make_train_step(model, schedule, devices.axis), case.seeds)
+    compiled, cost = devices.compile(step, state, series, rows)
     times = []
     for _ in range(1 + repeats):  # the first warms up
         began = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, series, rows))
         times.append(time.perf_counter() - began)
-    memory = compiled.memory_analysis()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    device_peak = (devices.local[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "seconds": statistics.median(times[1:]),
-        "compile": compile_seconds,
-        "temporaries": memory.temp_size_in_bytes / 1e6 if memory else math.nan,
-        "peak": peak * (1 if sys.platform == "darwin" else 1024) / 1e6,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.variables)),
+        "compile": cost.seconds,
+        "temporaries": math.nan if cost.bytes is None else cost.bytes / 1e6,
+        "peak": (device_peak or peak * (1 if sys.platform == "darwin" else 1024)) / 1e6,
+        "parameters": sum(leaf[0].size for leaf in jax.tree.leaves(fresh.variables)),
     }
 
 
-def run_jax(case: Case, repeats: int) -> dict[str, Any]:
+def run_jax(case: Case, repeats: int, device: str) -> dict[str, Any]:
     """`measure` in a process of its own."""
+    return result(start(case, repeats, device))
+
+
+def start(
+    case: Case, repeats: int, device: str, prefix: Sequence[str] = (), **variables: str
+) -> subprocess.Popen[str]:
+    """Starts `measure` in a process of its own, behind a command that starts others."""
     path = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(path),
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": device,
         "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     }
+    if device == "cpu":
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        if case.devices > 1:
+            environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={case.devices}"
+            # with few threads, collectives over several CPU devices hang
+            environment |= {"NPROC": str(4 * case.devices), "PJRT_NPROC": str(4 * case.devices)}
     command = [sys.executable, __file__, f"--measure={json.dumps(asdict(case))}"]
-    return _run([*command, f"--repeats={repeats}"], environment)
+    command += [f"--repeats={repeats}"]
+    return _start([*prefix, *command], environment | variables)
 
 
-def run_torch(python: str, case: Case, repeats: int) -> dict[str, Any]:
+def run_torch(python: str, case: Case, repeats: int, device: str) -> dict[str, Any]:
     """The same step by `torch_step.py`, in a process of its own."""
     command = [python, str(HERE / "torch_step.py"), f"--batch={case.batch}", "--threads=1"]
+    command += [f"--device={device}"]
     command += [f"--steps={case.time}", f"--particles={case.particles}", f"--repeats={repeats}"]
-    return _run(command, {})
+    return result(_start(command, {}))
 
 
 def has_torch(python: str) -> bool:
@@ -127,25 +153,25 @@ def has_torch(python: str) -> bool:
         return False
 
 
-def compare(python: str | None, rounds: int, repeats: int) -> Iterator[str]:
+def compare(python: str | None, rounds: int, repeats: int, device: str) -> Iterator[str]:
     """The table of the spirals step: PyTorch, if there is any, and jdmm in turns."""
     cases = (Case(), Case(SIGMA_POINTS))
     torch_runs, runs = [], {case: [] for case in cases}
     for _ in range(rounds):
         if python:
-            torch_runs.append(run_torch(python, Case(), repeats))
+            torch_runs.append(run_torch(python, Case(), repeats, device))
         for case in cases:
-            runs[case].append(run_jax(case, repeats))
+            runs[case].append(run_jax(case, repeats, device))
 
     yield "## The spirals step\n"
     yield f"Rounds: {rounds}, and medians of them, each the median of {repeats} steps after one;"
     yield "the ratio is that of the medians, with the lowest and the highest of a round. Peak"
-    yield "memory includes Python, JAX and the compiler."
+    yield "memory includes Python, JAX and the compiler; on a GPU it is the device's."
     yield f"Parameters: jdmm {runs[Case()][0]['parameters']}" + (
         f", PyTorch {torch_runs[0]['torch']} {torch_runs[0]['parameters']}.\n" if python else ".\n"
     )
     yield f"{COLUMNS} PyTorch / this |"
-    yield "|:--|" + "--:|" * 7
+    yield "|:--|" + "--:|" * WIDTH
     if python:
         yield Case().row({"seconds": _median(torch_runs, "seconds")}, "PyTorch, ") + " 1 |"
     for case in cases:
@@ -159,16 +185,7 @@ def compare(python: str | None, rounds: int, repeats: int) -> Iterator[str]:
         yield f"{case.row(medians)} {ratio} |"
 
 
-def sweep(name: str, repeats: int) -> Iterator[str]:
-    """The table over one of `SWEEPS`."""
-    yield f"\n## By {name}\n"
-    yield COLUMNS
-    yield "|:--|" + "--:|" * 6
-    for case in SWEEPS[name]:
-        yield case.row(run_jax(case, repeats))
-
-
-def machine(core: int | None) -> str:
+def machine(where: str) -> str:
     """What the figures are measured on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -178,7 +195,7 @@ def machine(core: int | None) -> str:
     return ", ".join(
         [
             f"{cpu}, {os.cpu_count()} cores",
-            "not pinned" if core is None else f"pinned to core {core}",
+            where,
             f"load {os.getloadavg()[0]:.1f} at the start; {platform.system()}",
             f"Python {platform.python_version()}",
             *versions,
@@ -189,9 +206,9 @@ def machine(core: int | None) -> str:
 
 def main() -> None:
     """Prints the tables asked for; in a measuring process, one line of JSON."""
-    parser = argparse.ArgumentParser(description="Measures jdmm's train step on one CPU core.")
+    parser = argparse.ArgumentParser(description="Measures jdmm's train step.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--core", type=int, default=0, help="to run on; -1: do not pin [0]")
-    parser.add_argument("--sweep", choices=("none", *SWEEPS, "all"), default="none")
     parser.add_argument("--rounds", type=int, default=3, help="of PyTorch and jdmm in turns [3]")
     parser.add_argument("--repeats", type=int, default=5, help="train steps per process [5]")
     parser.add_argument(
@@ -206,8 +223,9 @@ def main() -> None:
         print(json.dumps(measure(Case(**json.loads(options.measure)), options.repeats)))
         return
 
-    core = options.core if options.core >= 0 and hasattr(os, "sched_setaffinity") else None
-    if core is not None:
+    pin = options.device == "cpu" and options.core >= 0 and hasattr(os, "sched_setaffinity")
+    core = options.core
+    if pin:
         allowed = os.sched_getaffinity(0)
         if core not in allowed:
             parser.error(f"expected --core among {sorted(allowed)}, or -1, got {core}")
@@ -220,27 +238,27 @@ def main() -> None:
                 "--torch-python"
             )
         python = None
-    print(machine(core))
-    for line in compare(python, options.rounds, options.repeats):
+    print(machine(f"pinned to core {core}" if pin else "not pinned"))
+    for line in compare(python, options.rounds, options.repeats, options.device):
         print(line, flush=True)
-    for name in SWEEPS:
-        if options.sweep in (name, "all"):
-            for line in sweep(name, options.repeats):
-                print(line, flush=True)
 
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
     return statistics.median(run[name] for run in runs)
 
 
-def _run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """The last line that a command prints, as JSON; its complaints go where ours do."""
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NPROC", "PJRT_NPROC"), "1")
     environment = {**os.environ, **threads, **environment}
-    child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def result(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """The last line that a process prints, as JSON; its complaints go where ours do."""
+    printed, _ = child.communicate()
     if child.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {child.returncode}")
-    return json.loads(child.stdout.splitlines()[-1])
+        raise SystemExit(f"{child.args} ended with status {child.returncode}")
+    return json.loads(printed.splitlines()[-1])
 
 
 if __name__ == "__main__":
