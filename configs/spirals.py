@@ -73,6 +73,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.deletions.all_range = (0.1, 0.4)
     config.train.deletions.scattered = 0.3
     config.train.deletions.scattered_range = (0.2, 0.8)
+    config.train.precision = "float32"  # of matrix products on GPUs; "tensorfloat32"
     config.train.validate_every = 10  # epochs; a checkpoint each time
     config.train.patience = 0  # validations without improvement before stopping; 0: never
 

@@ -194,7 +194,12 @@ def initialise(distributed: bool | None = None, timeout: int = 300) -> None:
             raise InputError(
                 f"expected JAX_PROCESS_ID below JAX_NUM_PROCESSES, got {rank!r} and {count!r}"
             )
-        given = dict(coordinator_address=address, num_processes=int(count), process_id=int(rank))
+        given = {
+            "coordinator_address": address,
+            "num_processes": int(count),
+            "process_id": int(rank),
+            "cluster_detection_method": "deactivate",
+        }
     try:
         jax.distributed.initialize(
             **given,

@@ -11,6 +11,8 @@ from jax import numpy as jnp
 from jdmm.corruption import Deletions, is_range
 from jdmm.errors import InputError
 
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -35,6 +37,8 @@ class TrainSettings:
         beta_fall: fractions of all epochs between which beta goes on from there to `beta_final`.
         beta_final: its last value; 1 is the evidence lower bound itself.
         deletions: what is hidden of each training series; targets stay complete.
+        precision: of the matrix products of a train step where the hardware knows others than
+            "float32": "tensorfloat32" or "bfloat16". Everything else is in float32 always.
         validate_every: epochs between validations (and checkpoints).
         patience: validations without improvement before stopping; 0 for never.
     """
@@ -54,6 +58,7 @@ class TrainSettings:
     beta_fall: tuple[float, float] = (0.5, 0.9)
     beta_final: float = 1.0
     deletions: Deletions = Deletions()
+    precision: str = "float32"
     validate_every: int = 5
     patience: int = 0
 
@@ -77,6 +82,7 @@ class TrainSettings:
             "beta_peak": (0 <= self.beta_peak < math.inf, "0 or more"),
             "beta_final": (0 <= self.beta_final < math.inf, "0 or more"),
             "beta_fall": (is_range(self.beta_fall), "two rising fractions within 0..1"),
+            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never) or more"),
         }

@@ -132,6 +132,7 @@ def make_train_step(
     optimise = optimizer(schedule)
     settings = schedule.settings
 
+    @jax.default_matmul_precision(settings.precision)
     def train_step(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
         targets = _batch(series, rows)
         key = jax.random.fold_in(jax.random.key(state.seed), state.start)

@@ -1,5 +1,7 @@
 """The train step and the loop over epochs."""
 
+import re
+
 import chex
 import jax
 import numpy as np
@@ -118,6 +120,21 @@ def test_train_step_is_traced_once():
             state, metrics = step(state, series, rows[None])
     assert int(state.step) == 6
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("precision", "named"),
+    [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "DEFAULT")],
+)
+def test_matrix_products_have_the_precision_of_the_settings(precision, named):
+    """All of them, those of the gradient too; nothing else is in less than float32."""
+    model, series, how = tiny_model(), waves(8), settings(precision=precision)
+    step = training.over_seeds(training.make_train_step(model, Schedule(how, 8)), 1)
+    state = training.start(model, series, how, [0]).state
+    lines = str(jax.make_jaxpr(step)(state, series, np.arange(4)[None])).replace("\n", " ")
+    found = re.findall(r"dot_general\[.*?precision=\(?(?:Precision\.)?(\w+)", lines)
+    assert len(found) > 20 and set(found) == {named}, set(found)
+    assert "bf16" not in lines and "f16" not in lines
 
 
 def test_gradients_are_finite_where_nothing_is_observed():
@@ -255,6 +272,7 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
         {"patience": -1},
         {"restarts": 0},
         {"restarts": 2, "restart_epochs": 3},
+        {"precision": "float8"},
     ],
 )
 def test_impossible_settings_are_refused(change):
