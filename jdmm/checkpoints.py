@@ -96,5 +96,5 @@ class Checkpoints:
 def separate(progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
     """A progress as trees of numpy arrays and as plain figures, its two groups of arguments."""
     fields = {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)}
-    arrays = {name: fields.pop(name) for name in ("state", "leader", "best")}
+    arrays = {name: fields.pop(name) for name in ("state", "best", "runners")}
     return jax.tree.map(np.asarray, arrays), fields

@@ -1,5 +1,6 @@
 """How to train, and the values that follow from the step: learning rate, beta, batches."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,10 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training series.
-        restarts: fresh starts that are tried for `restart_epochs` each; the one of the best
-            validation score goes on to the end. 1 for none.
-        restart_epochs: length of a trial.
+        restarts: fresh starts, of which the one that does best on validation goes on to the end;
+            1 for none. They race by successive halving (Jamieson & Talwalkar 2016): after each of
+            `restart_epochs` the better half of those that are left stays, after the last the best.
+        restart_epochs: epochs since the start, rising.
         batch_size: series per step.
         learning_rate: the highest of the schedule.
         schedule: "cosine" (to 0 at the last step) or "constant", after the warm-up.
@@ -45,7 +47,7 @@ class TrainSettings:
 
     epochs: int = 100
     restarts: int = 1
-    restart_epochs: int = 30
+    restart_epochs: tuple[int, ...] = (30, 45, 75)
     batch_size: int = 25
     learning_rate: float = 0.02
     schedule: str = "cosine"
@@ -68,8 +70,13 @@ class TrainSettings:
             "epochs": (self.epochs >= 1, "at least 1"),
             "restarts": (self.restarts >= 1, "at least 1 (no trials)"),
             "restart_epochs": (
-                self.restarts == 1 or 1 <= self.restart_epochs < self.epochs,
-                "at least 1 and below epochs",
+                self.restarts == 1
+                or (
+                    len(self.restart_epochs) > 0
+                    and all(a < b for a, b in itertools.pairwise((0, *self.restart_epochs)))
+                    and self.restart_epochs[-1] < self.epochs
+                ),
+                "rising from at least 1 and below epochs",
             ),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
@@ -109,10 +116,21 @@ class Schedule:
         return self.settings.epochs * self.steps_per_epoch
 
     @property
+    def rungs(self) -> list[tuple[int, int]]:
+        """Of the race of the starts: how many run in each, and to which epoch."""
+        if self.settings.restarts == 1:
+            return []
+        lasts = self.settings.restart_epochs
+        return [(math.ceil(self.settings.restarts / 2**n), last) for n, last in enumerate(lasts)]
+
+    @property
     def all_steps(self) -> int:
-        """The same and the trials that come to nothing."""
-        lost = (self.settings.restarts - 1) * self.settings.restart_epochs
-        return self.steps + lost * self.steps_per_epoch
+        """`steps`, and those of the starts that come to nothing."""
+        epochs, before = self.settings.epochs, 0
+        for runners, last in self.rungs:
+            epochs += (runners - 1) * (last - before)
+            before = last
+        return epochs * self.steps_per_epoch
 
     def progress(self, step: Any) -> Any:
         """Fraction of the training done before `step`."""

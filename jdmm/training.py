@@ -82,13 +82,14 @@ class Progress:
 
     Attributes:
         state: the train state.
-        leader: the state of the best trial so far.
         best: the averaged variables of the best validation so far.
-        leader_score: its validation score, infinite before the first.
-        best_score: the score of `best`.
+        runners: the states of the starts that race, ``(place, seed, ...)``, the best of the last
+            rung first; none without a race.
+        race: their validation scores, ``[place][seed]``, infinite where there is none yet.
+        trials: runs from rung to rung that are finished.
+        best_score: the score of `best`, infinite before the first.
         best_epoch: epochs behind it.
         stale: validations since.
-        trials: trials finished; as many as `restarts` once the leader goes on.
         steps: taken so far, trials included.
         sums: metric -> sums over the steps of the unfinished epoch.
         seconds: spent in training so far.
@@ -96,9 +97,9 @@ class Progress:
     """
 
     state: TrainState
-    leader: TrainState
     best: Any
-    leader_score: list[float]
+    runners: Any
+    race: list[list[float]]
     best_score: list[float]
     best_epoch: list[int]
     stale: list[int]
@@ -184,11 +185,12 @@ def start(model: Model, series: Series, settings: TrainSettings, seeds: Sequence
     """The progress before the first step."""
     state = _initialiser(model, series, settings)(np.array(seeds), 0)
     count = len(seeds)
+    starts = settings.restarts if settings.restarts > 1 else 0
     return Progress(
         state=state,
-        leader=state,
         best=state.average,
-        leader_score=[float("inf")] * count,
+        runners=jax.tree.map(lambda leaf: np.stack([leaf] * starts), state) if starts else None,
+        race=[[float("inf")] * count for _ in range(starts)],
         best_score=[float("inf")] * count,
         best_epoch=[0] * count,
         stale=[0] * count,
@@ -242,7 +244,8 @@ def run_epochs(
     train_step = None
     per_epoch = schedule.steps_per_epoch
     while True:
-        trying = 1 < settings.restarts > progress.trials
+        rung, place, last = _standing(schedule, progress.trials)
+        trying = last < settings.epochs
         epoch, done = divmod(int(progress.state.step), per_epoch)
         if not trying and (epoch == settings.epochs or all(_stopped(progress, settings))):
             return
@@ -287,12 +290,13 @@ def run_epochs(
         progress.sums = {}
         if score is None:
             progress.best, progress.best_epoch = progress.state.average, [epoch] * len(seeds)
-        elif trying and epoch == settings.restart_epochs:
-            _end_trial(progress, score)
-            if progress.trials == settings.restarts:
-                progress.state = progress.leader
+        elif trying and epoch == last:
+            _finish_trial(progress, score, place, schedule.rungs[rung][0])
+            rung, place, _ = _standing(schedule, progress.trials)
+            if rung == 0:
+                progress.state = fresh(np.array(seeds), place)
             else:
-                progress.state = fresh(np.array(seeds), progress.trials)
+                progress.state = jax.tree.map(lambda leaf, n=place: leaf[n], progress.runners)
         elif not trying and (epoch % settings.validate_every == 0 or epoch == settings.epochs):
             _validate(progress, score, epoch, settings)
         yield progress
@@ -362,15 +366,45 @@ def _initialiser(
     )
 
 
-def _end_trial(progress: Progress, score: Scorer) -> None:
-    """Scores a trial that has run its time, and keeps it where it leads."""
-    scores = _scored(progress, score)
-    leads = scores < np.array(progress.leader_score)
-    # the step counts all seeds together: in a trial it is the same for all
-    leader = _where(leads, progress.state.replace(step=()), progress.leader.replace(step=()))  # type: ignore[attr-defined]
-    progress.leader = leader.replace(step=progress.state.step)
-    progress.leader_score = np.where(leads, scores, progress.leader_score).tolist()
+def _standing(schedule: Schedule, trials: int) -> tuple[int, int, int]:
+    """Rung, place among its runners and last epoch of the trial that follows `trials` others.
+
+    Behind the last rung the best start runs alone, to the end.
+    """
+    for rung, (runners, last) in enumerate(schedule.rungs):
+        if trials < runners:
+            return rung, trials, last
+        trials -= runners
+    return len(schedule.rungs), 0, schedule.settings.epochs
+
+
+def _finish_trial(progress: Progress, score: Scorer, place: int, runners: int) -> None:
+    """Puts a start that has run its time back in its place; after a rung the best come first."""
+    progress.race[place] = _scored(progress, score).tolist()
+    progress.runners = jax.tree.map(
+        lambda every, own: _replaced(every, place, own), progress.runners, progress.state
+    )
     progress.trials += 1
+    if place + 1 < runners:
+        return
+    race = np.array(progress.race)
+    order = np.argsort(race[:runners], 0)
+    seeds = np.arange(race.shape[1])
+
+    def ranked(every: Any) -> np.ndarray:
+        every = np.asarray(every)
+        return _replaced(every, slice(runners), every[order, seeds])
+
+    progress.race = ranked(race).tolist()
+    # steps are those of all seeds together
+    steps = progress.runners.step
+    progress.runners = jax.tree.map(ranked, progress.runners.replace(step=())).replace(step=steps)
+
+
+def _replaced(array: Any, place: Any, value: Any) -> np.ndarray:
+    changed = np.array(array)
+    changed[place] = value
+    return changed
 
 
 def _validate(progress: Progress, score: Scorer, epoch: int, settings: TrainSettings) -> None:

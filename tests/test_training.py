@@ -150,7 +150,7 @@ def test_gradients_are_finite_where_nothing_is_observed():
 @pytest.mark.parametrize("restarts", [1, 2])
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_interrupted_and_resumed_run_is_bit_identical(stop_after, restarts):
-    model, series, how = tiny_model(), waves(10), settings(restarts=restarts, restart_epochs=1)
+    model, series, how = tiny_model(), waves(10), settings(restarts=restarts, restart_epochs=(1,))
     score = training.loss_scorer(model, waves(4, seed=1), 0)
     straight, records = run(model, series, how, score=score)
     asked = []
@@ -186,7 +186,7 @@ def test_best_variables_are_those_of_the_best_validation():
 
 def test_the_best_of_several_starts_goes_on():
     scores = iter([3.0, 1.0, 2.0, 0.9, 0.8])
-    how = settings(restarts=3, restart_epochs=1)
+    how = settings(restarts=3, restart_epochs=(1,))
     progress, records = run(tiny_model(), waves(8), how, score=lambda _: {"score": next(scores)})
     assert [(r["start"], r["epoch"]) for r in records] == [(0, 1), (1, 1), (2, 1), (1, 2), (1, 3)]
     assert [r["step"] for r in records] == [2, 4, 6, 8, 10]
@@ -195,9 +195,35 @@ def test_the_best_of_several_starts_goes_on():
     assert len(set(alone)) == 3  # each start has variables and noise of its own
 
 
+def test_the_better_half_of_the_starts_goes_on():
+    """Successive halving: five starts, then three, then two, then the best, each from its state."""
+    scores = iter([5.0, 4.0, 3.0, 2.0, 1.0] + [0.9, 0.7, 0.8] + [0.6, 0.5] + [0.4, 0.3])
+    how = settings(epochs=5, restarts=5, restart_epochs=(1, 2, 3))
+    seen = []
+
+    def score(variables):
+        seen.append(variables)
+        return {"score": next(scores)}
+
+    progress, records = run(tiny_model(), waves(8), how, score=score)
+    raced = [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (4, 2), (3, 2), (2, 2), (3, 3), (2, 3)]
+    assert [(r["start"], r["epoch"]) for r in records] == [*raced, (2, 4), (2, 5)]
+    assert len(records) * 2 == Schedule(how, 8).all_steps == progress.steps
+    alone = run(tiny_model(), waves(8), settings(epochs=5), score=lambda _: {"score": 0.0})[1]
+    first = [r["train/loss"] for r in records if r["start"] == 0]
+    assert first == [r["train/loss"] for r in alone][:1]
+    # start 2 went on where it was: its epochs are those of a run of it alone
+    single = training.start(tiny_model(), waves(8), how, [1])
+    single.state = training._initialiser(tiny_model(), waves(8), how)(np.array([1]), 2)
+    single.trials = 10
+    for _ in training.run_epochs(tiny_model(), waves(8), how, single, lambda _: {"score": 0.0}):
+        pass
+    chex.assert_trees_all_equal(single.state, progress.state)
+
+
 def test_restarts_need_validation():
     with pytest.raises(InputError, match="validation"):
-        run(tiny_model(), waves(8), settings(restarts=2, restart_epochs=1))
+        run(tiny_model(), waves(8), settings(restarts=2, restart_epochs=(1,)))
 
 
 def test_patience_stops_early():
@@ -210,7 +236,7 @@ def test_patience_stops_early():
 def test_each_of_several_seeds_equals_the_same_alone():
     """Starts, the best epoch and the patience of each seed are its own."""
     model, series = tiny_model(), waves(10)
-    how = settings(epochs=6, restarts=2, restart_epochs=1, validate_every=1, patience=2)
+    how = settings(epochs=6, restarts=2, restart_epochs=(1,), validate_every=1, patience=2)
     seeds = [4, 5, 6]
     # score after the trials, and after each epoch: the seeds lead, are best and stop at other times
     scripts = {
@@ -271,7 +297,9 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
         {"average": 1.0},
         {"patience": -1},
         {"restarts": 0},
-        {"restarts": 2, "restart_epochs": 3},
+        {"restarts": 2, "restart_epochs": (3,)},
+        {"restarts": 2, "restart_epochs": (2, 2)},
+        {"restarts": 2, "restart_epochs": ()},
         {"precision": "float8"},
     ],
 )
