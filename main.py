@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdmm import caches, command, experiment, parallel, report
+from jdmm import command, compiling, experiment, parallel, report
 from jdmm.errors import InputError
 from jdmm.parallel import Devices
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
     workdir = _workdir()
     parallel.initialise(_DISTRIBUTED.value)
-    caches.keep_compiled(_CACHE.value)
+    compiling.keep_compiled(_CACHE.value)
     if _MODE.value != "train" and not parallel.leads():
         return
     if _MODE.value == "train":

@@ -3,6 +3,7 @@
 From data to figures, each file importing only from those above it:
 
     errors        the mistakes of users
+    compiling     compiled programs, kept and counted; the cache directory
     series        Series: values, masks and lengths; the glossary of axes
     gaussian      diagonal Gaussians in natural parameters
     likelihoods   Normal, Bernoulli, Categorical
@@ -37,6 +38,7 @@ from jdmm.inference import (
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.objectives import LossWeights
+from jdmm.parallel import Devices
 from jdmm.prediction import Prediction, predict, predict_all
 from jdmm.schedule import TrainSettings
 from jdmm.series import Series, series_from_arrays
@@ -49,6 +51,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Deletions",
+    "Devices",
     "DivergenceError",
     "InputError",
     "Interrupted",

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from jdmm import parallel, plotting, report, settings, tasks, training
 from jdmm.checkpoints import Checkpoints, separate
+from jdmm.compiling import Compilations
 from jdmm.data.files import read_npz, write_npz
 from jdmm.data.spirals import Split
 from jdmm.errors import InputError, Interrupted
@@ -93,6 +94,7 @@ def _train(
 ) -> None:
     """Trains to the end, with logs and checkpoints, or until SIGTERM."""
     series = data["train"].noisy
+    compilations = Compilations()
     score = validation_scorer(config, model, data["validation"].noisy)
     leads = parallel.leads()
     with contextlib.ExitStack() as stack:
@@ -134,6 +136,9 @@ def _train(
                 checkpoints.save(progress)
                 scores = [record.get("validation/score") for record in records]
                 bar.set_postfix(epoch=records[0]["epoch"], score=scores)
+    for name, times in compilations.of("train_step", "errors", "evaluate").items():
+        if times > 1:
+            print(f"{name} was compiled {times} times, expected 1: please report", file=sys.stderr)
 
 
 def _told(cost: StepCost, devices: Devices) -> str:

@@ -308,15 +308,17 @@ def fit(
     validation: Series | None = None,
     settings: TrainSettings | None = None,
     seed: int = 0,
+    devices: Devices | None = None,
 ) -> Variables:
     """Trains `model` and returns its best variables: training in one line.
 
     With `validation` series, the variables of the lowest validation loss; else the last averaged.
+    Runs on one device, or on those that `Devices.found()` gives.
     """
     settings = settings or TrainSettings()
     score = None if validation is None else loss_scorer(model, validation, seed)
     progress = start(model, series, settings, [seed])
-    for _ in run_epochs(model, series, settings, progress, score):
+    for _ in run_epochs(model, series, settings, progress, score, devices=devices):
         pass
     return jax.tree.map(lambda leaf: leaf[0], progress.best)
 

@@ -112,11 +112,13 @@ def test_output_contract(finished):
     assert results["best_epoch"] == best["epoch"]
 
 
-def test_several_seeds(data_dir, tmp_path):
+def test_several_seeds(data_dir, tmp_path, capsys):
     """Each has its own directory, as if alone; above it lie the mean and the sd over them."""
     config = small_config(data_dir, seeds=2, seed=5, epochs=1, **{"train.restarts": 1})
     workdir = tmp_path / "run"
     results = experiment.train_and_evaluate(config, workdir)
+    told = capsys.readouterr().err
+    assert "train step on 1 device(s): compiled in" in told and "please report" not in told
     assert results == json.loads((workdir / "results.json").read_text())
     each = [json.loads((workdir / f"seed-{seed}" / "results.json").read_text()) for seed in (5, 6)]
     assert [own["seed"] for own in each] == results["seeds"] == [5, 6]

@@ -101,10 +101,11 @@ def test_every_series_comes_once_per_epoch_in_new_order():
 
 def test_rows_that_fill_a_batch_count_for_nothing():
     model, series = tiny_model(), waves(3)
-    variables = model.init(jax.random.key(0), series)
+    variables = jax.jit(model.init)(jax.random.key(0), series)
     whole = training._batch(jax.tree.map(jnp.asarray, series), jnp.array([0, 1, 2]))
     filled = training._batch(jax.tree.map(jnp.asarray, series), jnp.array([0, 1, 2, -1, -1]))
-    a, b = (model.loss(variables, batch, batch, jax.random.key(3)) for batch in (whole, filled))
+    loss = jax.jit(model.loss)
+    a, b = (loss(variables, batch, batch, jax.random.key(3)) for batch in (whole, filled))
     assert int(a.count) == int(b.count) == 3 * TIME
     chex.assert_trees_all_close(a.terms, b.terms, rtol=1e-5)
 
@@ -140,10 +141,14 @@ def test_matrix_products_have_the_precision_of_the_settings(precision, named):
 def test_gradients_are_finite_where_nothing_is_observed():
     model = tiny_model()
     empty = series_from_arrays({"x": np.full((2, 1), np.nan), "y": np.full((2, 1), np.nan)})
-    variables = model.init(jax.random.key(0), empty)
-    gradient = jax.grad(lambda v: model.loss(v, empty, empty, jax.random.key(1)).total(1.0))(
-        variables
-    )
+    variables = jax.jit(model.init)(jax.random.key(0), empty)
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(variables):
+        return model.loss(variables, empty, empty, jax.random.key(1)).total(1.0)
+
+    gradient = gradient_of(variables)
     chex.assert_tree_all_finite(gradient)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jdmm.caches import cache_dir
+from jdmm.compiling import cache_dir
 from jdmm.errors import InputError
 from jdmm.series import Series, series_from_arrays
 

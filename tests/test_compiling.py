@@ -4,19 +4,21 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
-from jdmm import caches
+from jdmm import compiling
+from jdmm.compiling import Compilations
 
 PROGRAM = """
 import sys
 import jax
 from jax import numpy as jnp
-from jdmm import MDMM, Modality, TrainSettings, caches, series_from_arrays, training
+from jdmm import MDMM, Modality, TrainSettings, compiling, series_from_arrays, training
 from jdmm.schedule import Schedule
 
-caches.LEAST_SECONDS = 0.0
-caches.keep_compiled(sys.argv[1])
+compiling.LEAST_SECONDS = 0.0
+compiling.keep_compiled(sys.argv[1])
 series = series_from_arrays({"x": [[1.0, 2.0]]})
 model, how = MDMM((Modality("x"),), latent=1, hidden=1), TrainSettings(batch_size=1)
 state = training.start(model, series, how, [int(sys.argv[2])]).state
@@ -52,11 +54,28 @@ def test_where_programs_are_kept(settings, monkeypatch, tmp_path):
         return jax.config.jax_compilation_cache_dir
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches.keep_compiled("/somewhere")
+    compiling.keep_compiled("/somewhere")
     assert directory() == "/somewhere"
-    caches.keep_compiled()
+    compiling.keep_compiled()
     assert directory() == "/somewhere"
-    caches.keep_compiled("")
+    compiling.keep_compiled("")
     assert directory() is None
-    caches.keep_compiled()
+    compiling.keep_compiled()
     assert directory() == str(tmp_path / "jdmm" / "compiled")
+
+
+def test_compilations_are_counted_by_name():
+    """Once per shape, from the moment on that counting starts."""
+
+    @jax.jit
+    def doubled(x):
+        return 2 * x
+
+    Compilations()
+    doubled(np.ones(3))
+    count = Compilations()
+    doubled(np.ones(3))
+    assert count.of("doubled") == {"doubled": 0}
+    doubled(np.ones(4))
+    doubled(np.ones(5))
+    assert count.of("doubled", "other") == {"doubled": 2, "other": 0}
