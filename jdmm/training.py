@@ -275,19 +275,7 @@ def run_epochs(
             yield progress
             return
         epoch += 1
-        progress.records = [
-            {
-                "seed": seed,
-                "start": start,
-                "epoch": epoch,
-                "step": progress.steps,
-                **{f"train/{k}": sums[n] / per_epoch for k, sums in progress.sums.items()},
-                "train/beta": float(schedule.beta(epoch * per_epoch)),
-                "train/learning_rate": float(schedule.learning_rate(epoch * per_epoch)),
-            }
-            for n, (seed, start) in enumerate(zip(seeds, starts, strict=True))
-        ]
-        progress.sums = {}
+        _record(progress, schedule, epoch)
         if score is None:
             progress.best, progress.best_epoch = progress.state.average, [epoch] * len(seeds)
         elif trying and epoch == last:
@@ -366,6 +354,25 @@ def _initialiser(
     return lambda seeds, number: make(
         seeds.astype(np.uint32), np.int32(number), series.take(slice(0, 1))
     )
+
+
+def _record(progress: Progress, schedule: Schedule, epoch: int) -> None:
+    """Makes the figures of each seed out of the sums of an epoch that is complete."""
+    steps = epoch * schedule.steps_per_epoch
+    shared = {
+        "epoch": epoch,
+        "step": progress.steps,
+        "train/beta": float(schedule.beta(steps)),
+        "train/learning_rate": float(schedule.learning_rate(steps)),
+    }
+    names = zip(np.asarray(progress.state.seed), np.asarray(progress.state.start), strict=True)
+    progress.records = [
+        {"seed": int(seed), "start": int(start)}
+        | shared
+        | {f"train/{k}": sums[n] / schedule.steps_per_epoch for k, sums in progress.sums.items()}
+        for n, (seed, start) in enumerate(names)
+    ]
+    progress.sums = {}
 
 
 def _standing(schedule: Schedule, trials: int) -> tuple[int, int, int]:
