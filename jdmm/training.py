@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax import numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jdmm import corruption
 from jdmm.errors import DivergenceError, InputError
@@ -149,7 +150,9 @@ def make_train_step(
 
         (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
         if axis is not None:
-            loss, terms, gradient = jax.lax.psum((loss, terms, gradient), axis)
+            # as one vector: a sum over processes costs its round trip, not its numbers
+            flat, unravel = ravel_pytree((loss, terms, gradient))
+            loss, terms, gradient = unravel(jax.lax.psum(flat, axis))
         updates, memory = optimise.update(gradient, state.optimizer, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
