@@ -92,7 +92,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     state, series = devices.replicate(fresh), devices.replicate(series)
     rows = devices.divide(np.stack([schedule.rows(seed, 0, 0)[0] for seed in range(case.seeds)]))
 
-    step = over_seeds(make_train_step(model, schedule, devices.axis), case.seeds)
+    step = over_seeds(make_train_step(model, schedule, devices.axis), devices.wide)
     compiled, cost = devices.compile(step, state, series, rows)
     times = []
     for _ in range(1 + repeats):  # the first warms up

@@ -92,6 +92,11 @@ class Devices:
         """The mapped axis of the train step, None on one device."""
         return AXIS if self.count > 1 else None
 
+    @property
+    def wide(self) -> bool:
+        """Whether several models at once take less time than one after the other."""
+        return self.local[0].platform != "cpu"
+
     def check(self, batch_size: int) -> None:
         """Refuses a batch that cannot be divided.
 

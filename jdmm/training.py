@@ -168,20 +168,28 @@ def make_train_step(
     return train_step
 
 
-def over_seeds(train_step: Callable[..., Any], seeds: int) -> Callable[..., Any]:
-    """The same step of `seeds` models at once: state, rows and metrics have an axis of seeds."""
-    if seeds > 1:
+def over_seeds(train_step: Callable[..., Any], together: bool = False) -> Callable[..., Any]:
+    """The same step of several models: state, rows and metrics have an axis of seeds.
+
+    `together` they are one program over wider arrays, which keeps a GPU busy; else one after the
+    other, so that what each works on stays in a CPU's caches.
+    """
+    if together:
         return jax.vmap(train_step, in_axes=(SEED_AXES, None, 0), out_axes=(SEED_AXES, 0))
 
     @functools.wraps(train_step)
-    def one(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
-        alone = jax.tree.map(lambda leaf: leaf[0], state.replace(step=state.step[None]))  # type: ignore[attr-defined]
-        following, metrics = jax.tree.map(
-            lambda leaf: leaf[None], train_step(alone, series, rows[0])
-        )
-        return following.replace(step=following.step[0]), metrics
+    def one_by_one(state: TrainState, series: Series, rows: jax.Array) -> tuple[TrainState, Any]:
+        step = state.step
 
-    return one
+        def one(inputs: tuple[TrainState, jax.Array]) -> tuple[TrainState, Any]:
+            own, own_rows = inputs
+            following, metrics = train_step(own.replace(step=step), series, own_rows)  # type: ignore[attr-defined]
+            return following.replace(step=()), metrics
+
+        following, metrics = jax.lax.map(one, (state.replace(step=()), rows))  # type: ignore[attr-defined]
+        return following.replace(step=step + 1), metrics
+
+    return one_by_one
 
 
 def start(model: Model, series: Series, settings: TrainSettings, seeds: Sequence[int]) -> Progress:
@@ -259,7 +267,7 @@ def run_epochs(
         each = [schedule.rows(*pair, epoch) for pair in zip(seeds, starts, strict=True)]
         batches = np.stack(each, 1)
         if train_step is None:
-            step = over_seeds(make_train_step(model, schedule, devices.axis), len(seeds))
+            step = over_seeds(make_train_step(model, schedule, devices.axis), devices.wide)
             train_step, cost = devices.compile(step, state, everything, devices.divide(batches[0]))
             on_compile(cost)
         measured = []

@@ -22,7 +22,7 @@ compiling.keep_compiled(sys.argv[1])
 series = series_from_arrays({"x": [[1.0, 2.0]]})
 model, how = MDMM((Modality("x"),), latent=1, hidden=1), TrainSettings(batch_size=1)
 state = training.start(model, series, how, [int(sys.argv[2])]).state
-step = training.over_seeds(training.make_train_step(model, Schedule(how, 1)), 1)
+step = training.over_seeds(training.make_train_step(model, Schedule(how, 1)))
 jax.jit(step)(state, jax.tree.map(jnp.asarray, series), jnp.zeros((1, 1), int))
 """
 

@@ -114,13 +114,28 @@ def test_train_step_is_traced_once():
     model, series, how = tiny_model(), waves(10), settings()
     schedule = Schedule(how, 10)
     step = chex.assert_max_traces(training.make_train_step(model, schedule), n=1)
-    step = jax.jit(training.over_seeds(step, 1))
+    step = jax.jit(training.over_seeds(step))
     state = training.start(model, series, how, [0]).state
     for epoch in range(2):
         for rows in schedule.rows(0, 0, epoch):
             state, metrics = step(state, series, rows[None])
     assert int(state.step) == 6
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_seeds_together_and_one_by_one_are_the_same():
+    model, series, how = tiny_model(), waves(8), settings()
+    schedule, seeds = Schedule(how, 8), [1, 2, 3]
+    rows = np.stack([schedule.rows(seed, 0, 0)[0] for seed in seeds])
+    found = []
+    for together in (False, True):
+        step = jax.jit(training.over_seeds(training.make_train_step(model, schedule), together))
+        state = training.start(model, series, how, seeds).state
+        for _ in range(3):
+            state, metrics = step(state, series, rows)
+        assert state.step.shape == ()
+        found.append((state, metrics))
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +145,7 @@ def test_train_step_is_traced_once():
 def test_matrix_products_have_the_precision_of_the_settings(precision, named):
     """All of them, those of the gradient too; nothing else is in less than float32."""
     model, series, how = tiny_model(), waves(8), settings(precision=precision)
-    step = training.over_seeds(training.make_train_step(model, Schedule(how, 8)), 1)
+    step = training.over_seeds(training.make_train_step(model, Schedule(how, 8)))
     state = training.start(model, series, how, [0]).state
     lines = str(jax.make_jaxpr(step)(state, series, np.arange(4)[None])).replace("\n", " ")
     found = re.findall(r"dot_general\[.*?precision=\(?(?:Precision\.)?(\w+)", lines)
