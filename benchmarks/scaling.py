@@ -74,7 +74,6 @@ def processes(repeats: int) -> Iterator[str]:
                 JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
                 JAX_NUM_PROCESSES=str(count),
                 JAX_PROCESS_ID=str(rank),
-                **({"NPROC": "2", "PJRT_NPROC": "2"} if count > 1 else {}),
             )
             for rank in range(count)
         ]
