@@ -4,6 +4,8 @@
     python main.py --config=configs/spirals.py:paper      # the published settings, table S2
     python main.py --config=configs/spirals.py:large      # more capacity, D = 8 and H = 64
     python main.py --config=configs/spirals.py:smoke      # everything, small, under a minute
+    python main.py --config=configs/spirals.py:b_mask     # another method, trained alike: f_mask,
+        # f_skip, b_mask, b_skip (Krishnan et al. 2017), mvae, vrnn, vrnn_gmm, rnn_gmm
 
 Expected time and scores are in docs/spirals.md.
 """
@@ -12,7 +14,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-PRESETS = ("best", "paper", "large", "smoke")
+METHODS = {
+    "f_mask": {"name": "structured", "direction": "forward", "missing": "mask"},
+    "f_skip": {"name": "structured", "direction": "forward", "missing": "skip"},
+    "b_mask": {"name": "structured", "direction": "backward", "missing": "mask"},
+    "b_skip": {"name": "structured", "direction": "backward", "missing": "skip"},
+    "mvae": {"name": "mvae"},
+    "vrnn": {"name": "vrnn", "components": 1},
+    "vrnn_gmm": {"name": "vrnn", "components": 5},
+    "rnn_gmm": {"name": "vrnn", "components": 5, "latent": 0},
+}
+"""Preset -> what its model is made of, beside the size."""
+
+PRESETS = ("best", "paper", "large", "smoke", *METHODS)
 
 
 def get_config(preset: str = "best") -> ConfigDict:
@@ -87,6 +101,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     )
     config.eval.select = "score"  # mean log MSE over the tasks; or "loss"
     config.eval.draws = 100
+    config.eval.importance = (1, 10, 100)  # draws of the bounds on the log-likelihood; (): none
     config.eval.batch_size = 100
     config.eval.seed = 0  # of deletions and draws
 
@@ -125,4 +140,13 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.train.validate_every = 1
         config.inference.prediction_particles = 10
         config.eval.draws = 10
+        config.eval.importance = (1, 10)
+    elif preset in METHODS:
+        config.model.update(METHODS[preset])
+        if config.model.name == "structured":
+            config.model.features_to_combiner = False
+        config.learning_rate = 0.01
+        alone = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of one modality alone
+        config.loss = ConfigDict({"alone": alone, "modality": config.loss.modality})
+        del config.inference
     return config

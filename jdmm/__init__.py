@@ -13,14 +13,16 @@ From data to figures, each file importing only from those above it:
     smoothing     conditional and marginal smoothers
     inference     the recursions wired for a whole model
     objectives    the training loss as sums over a count
-    models/       MDMM: networks, wired to inference and loss
+    models/       MDMM, structured inference networks, MVAE, VRNN: networks, wired to a loss
     schedule      training settings, learning rate, beta, batches
     parallel      devices and processes
     training      train step, the loop over epochs
-    prediction    means, intervals and densities in observation space
+    prediction    means, intervals, densities and scores in observation space
+    importance    bounds on the log-likelihood
     tasks         the inference tasks of the paper and their scores
     data/         sources of series: the noisy spirals, .npz files
     checkpoints, logs, plotting, report, settings
+    evaluation    scores on validation series and on a split
     experiment    one run in one work directory: what `main.py` calls
 """
 
@@ -35,8 +37,9 @@ from jdmm.inference import (
     sample_prior,
     smooth_marginals,
 )
-from jdmm.likelihoods import Bernoulli, Categorical, Normal
-from jdmm.models.mdmm import MDMM, Modality
+from jdmm.likelihoods import Bernoulli, Categorical, Normal, NormalMixture
+from jdmm.models import MDMM, MVAE, VRNN, Structured
+from jdmm.models.base import ChainModel, Modality
 from jdmm.objectives import LossWeights
 from jdmm.parallel import Devices
 from jdmm.prediction import Prediction, predict, predict_all
@@ -48,8 +51,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MDMM",
+    "MVAE",
+    "VRNN",
     "Bernoulli",
     "Categorical",
+    "ChainModel",
     "Deletions",
     "Devices",
     "DivergenceError",
@@ -58,9 +64,11 @@ __all__ = [
     "LossWeights",
     "Modality",
     "Normal",
+    "NormalMixture",
     "Points",
     "Prediction",
     "Series",
+    "Structured",
     "TrainSettings",
     "draw_sequences",
     "filter_backward",

@@ -9,36 +9,31 @@ In a job of several processes all train, and the first one reads checkpoints and
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import numpy as jnp
 from tqdm import tqdm
 
-from jdmm import parallel, plotting, report, settings, tasks, training
+from jdmm import parallel, plotting, settings, training
 from jdmm.checkpoints import Checkpoints, separate
 from jdmm.compiling import Compilations
 from jdmm.data.files import read_npz, write_npz
 from jdmm.data.spirals import Split
 from jdmm.errors import InputError, Interrupted
-from jdmm.logs import MetricsLog, replace_text
-from jdmm.models.mdmm import MDMM
+from jdmm.evaluation import evaluate, seed_dirs, seeds_of, validation_scorer
+from jdmm.logs import MetricsLog
+from jdmm.models.base import nothing
 from jdmm.parallel import Devices, StepCost
 from jdmm.prediction import Prediction, predict_all
 from jdmm.schedule import Schedule, TrainSettings
-from jdmm.series import Series
-from jdmm.settings import Config
-from jdmm.training import Progress, Scorer
+from jdmm.settings import Config, Model
+from jdmm.training import Progress
 
 SPLITS = ("train", "validation", "test")
 
@@ -77,7 +72,7 @@ def train_and_evaluate(
     if parallel.leads():
         _claim(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints, parallel.peers():
-        progress = _resume(checkpoints, training.start(model, series, how, _seeds(config)))
+        progress = _resume(checkpoints, training.start(model, series, how, seeds_of(config)))
         _train(config, workdir, model, how, data, progress, checkpoints, devices)
     return evaluate(config, workdir, model, progress, data, "test") if parallel.leads() else {}
 
@@ -85,7 +80,7 @@ def train_and_evaluate(
 def _train(
     config: Config,
     workdir: Path,
-    model: MDMM,
+    model: Model,
     how: TrainSettings,
     data: dict[str, Split],
     progress: Progress,
@@ -108,7 +103,7 @@ def _train(
         )
         logs = [
             stack.enter_context(contextlib.closing(MetricsLog(directory, progress.steps)))
-            for directory in (_seed_dirs(config, workdir).values() if leads else ())
+            for directory in (seed_dirs(config, workdir).values() if leads else ())
         ]
         interrupted = stack.enter_context(_on_sigterm())
         for _ in training.run_epochs(
@@ -152,18 +147,6 @@ def _resume(checkpoints: Checkpoints, fresh: Progress) -> Progress:
     found = checkpoints.restore(fresh) if parallel.leads() else None
     arrays, figures = separate(found or fresh)
     return Progress(**parallel.agree_on_arrays(arrays), **parallel.agree(figures))
-
-
-def _seeds(config: Config) -> list[int]:
-    return list(range(config.seed, config.seed + config.seeds))
-
-
-def _seed_dirs(config: Config, workdir: Path) -> dict[int, Path]:
-    """Seed -> the directory of its logs, figures, report and results."""
-    seeds = _seeds(config)
-    if len(seeds) == 1:
-        return {seeds[0]: workdir}
-    return {seed: workdir / f"seed-{seed}" for seed in seeds}
 
 
 def evaluate_workdir(workdir: str | os.PathLike[str], split: str = "test") -> dict[str, Any]:
@@ -255,138 +238,10 @@ def infer_file(
     return prediction
 
 
-def validation_scorer(config: Config, model: MDMM, series: Series) -> Scorer:
-    """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
-    names = tuple(config.eval.tasks)
-    shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
-    truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
-    loss = training.loss_scorer(model, series, config.eval.seed)
-    quick = model.with_points(model.points)  # as many points as in training: this runs often
-    key = jax.random.key(config.eval.seed)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, None, None, None))
-    def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
-        states = quick.infer(variables, shown, key).mean
-        raw = quick.decode(variables, states)
-        mean = {name: model.likelihoods[name].mean(raw[name]) for name in raw}
-        each = tasks.squared_error(mean, truth.values, truth.observed)
-        return jnp.mean(each.reshape(len(names), -1), 1)
-
-    def score(variables: Any) -> dict[str, list[float]]:
-        """Figure -> one per seed."""
-        each = jax.device_get(errors(variables, shown, truth, key))
-        figures = loss(variables)
-        if config.eval.select == "score":
-            figures["score"] = np.mean(np.log(each), 1)
-        figures |= {f"mse/{name}": each[:, task] for task, name in enumerate(names)}
-        return {name: np.asarray(values).tolist() for name, values in figures.items()}
-
-    return score
-
-
-def evaluate(
-    config: Config,
-    workdir: Path,
-    model: MDMM,
-    progress: Progress,
-    data: dict[str, Split],
-    split: str,
-) -> dict[str, Any]:
-    """Scores every task on a split; writes results, figures and report into `workdir`.
-
-    The test split's files are `results.json`, `report.md` and `figures/`; another split's carry
-    its name. Of several seeds, each has its own, and `workdir` their mean and sd.
-    """
-    schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
-    epochs = max(progress.steps / schedule.steps_per_epoch, 1)
-    directories = _seed_dirs(config, workdir)
-    each = []
-    for row, (seed, directory) in enumerate(directories.items()):
-        alone = jax.tree.map(lambda leaf, row=row: leaf[row], progress.best)
-        facts = {
-            "seed": seed,
-            "best_epoch": progress.best_epoch[row],
-            "train_seconds": progress.seconds,
-            "seconds_per_epoch": progress.seconds / epochs,
-        }
-        each.append(_evaluate_seed(config, directory, model, alone, facts, data, split))
-    if len(each) == 1:
-        return each[0]
-    results = report.over_seeds(each)
-    suffix = _suffix(split)
-    report.write_over_seeds(workdir, suffix, results, list(directories.values()))
-    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
-    return results
-
-
-def _evaluate_seed(
-    config: Config,
-    workdir: Path,
-    model: MDMM,
-    variables: Any,
-    facts: dict[str, Any],
-    data: dict[str, Split],
-    split: str,
-) -> dict[str, Any]:
-    """One seed's results, written and drawn into its own directory."""
-    began = time.perf_counter()
-    names = tuple(config.eval.tasks)
-    targets, clean = data[split].noisy, data[split].clean
-    shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
-    repeated = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), targets)
-    everything = predict_all(
-        model,
-        variables,
-        shown,
-        jax.random.key(config.eval.seed),
-        config.eval.draws,
-        repeated,
-        config.eval.batch_size,
-    )
-    outcomes = {}
-    for index, name in enumerate(names):
-        rows = slice(index * targets.batch, (index + 1) * targets.batch)
-        outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
-    results = {
-        "config": settings.plain(config),
-        **facts,
-        "split": split,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
-        "params_sha256": fingerprint(variables),
-        "evaluate_seconds": time.perf_counter() - began,
-        "tasks": {
-            name: tasks.score(prediction, seen, targets, clean)
-            for name, (prediction, seen) in outcomes.items()
-        },
-    }
-    suffix = _suffix(split)
-    figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
-    report.write(workdir, suffix, results, figures)
-    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
-    return results
-
-
-def _suffix(split: str) -> str:
-    return "" if split == "test" else f"-{split}"
-
-
 def _best(progress: Progress) -> Any:
     """The best variables; of several seeds, those of the best validation score."""
     row = int(np.argmin(progress.best_score))
     return jax.tree.map(lambda leaf: leaf[row], progress.best)
-
-
-def fingerprint(variables: Any) -> str:
-    """SHA-256 over the names, shapes and bytes of all variables."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(
-        jax.tree_util.tree_leaves_with_path(variables), key=lambda item: str(item[0])
-    ):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _claim(config: Config, workdir: Path) -> None:
@@ -409,27 +264,18 @@ def _claim(config: Config, workdir: Path) -> None:
         ) from None
 
 
-def _restore(workdir: Path) -> tuple[Config, MDMM, Progress]:
+def _restore(workdir: Path) -> tuple[Config, Model, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
-    like = training.start(model, _example(model), settings.train_settings(config), _seeds(config))
+    like = training.start(
+        model, nothing(model.modalities, 1, 1), settings.train_settings(config), seeds_of(config)
+    )
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)
     if progress is None:
         raise InputError(f"expected a checkpoint in {workdir}, got none: train first")
     return config, model, progress
-
-
-def _example(model: MDMM) -> Series:
-    """One step of nothing, which has the form of the model's series."""
-    shapes = {m.name: (1, 1, m.features) for m in model.modalities}
-    return Series(
-        values={name: jnp.zeros(shape) for name, shape in shapes.items()},
-        observed={name: jnp.zeros(shape, bool) for name, shape in shapes.items()},
-        lengths=jnp.ones(1, jnp.int32),
-        index=jnp.zeros(1, jnp.int32),
-    )
 
 
 @contextlib.contextmanager

@@ -97,14 +97,14 @@ def map_sequence(parts: Parts, series: Series, key: jax.Array, points: Points) -
 
 def draw_sequences(
     parts: Parts, series: Series, key: jax.Array, points: Points, count: int
-) -> jax.Array:
+) -> SmoothedPosterior:
     """Draws of whole latent sequences from the posterior, ``(count, batch, time, latent)``."""
     filter_key, draw_key = jax.random.split(key)
     filtered = filter_backward(parts, series, filter_key, points).filtered
 
-    def draw(draw_key: jax.Array) -> jax.Array:
+    def draw(draw_key: jax.Array) -> SmoothedPosterior:
         noise = filtering.particles(draw_key, 1, series.index, series.time, parts.latent)[:, :, 0]
-        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise).states
+        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
 
     return jax.vmap(draw)(jax.random.split(draw_key, count))
 

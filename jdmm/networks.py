@@ -49,6 +49,32 @@ class GatedTransition(nn.Module):
         return Moments(linear + gate * (nonlinear - linear), sd**2)
 
 
+class GRU(nn.Module):
+    """A gated recurrent unit (Cho et al. 2014) over states ``(units, n)``.
+
+    What the inputs give to its gates can be worked out for all steps at once; `nn.GRUCell` does
+    both in every step, with features last.
+    """
+
+    units: int
+
+    def setup(self) -> None:
+        """Makes the layers of the reset gate, the update gate and the candidate."""
+        self.of_inputs = StateDense(3 * self.units)
+        self.of_state = StateDense(3 * self.units)
+
+    def gates(self, inputs: jax.Array) -> jax.Array:
+        """``(3 * units, *)`` from inputs ``(feature, *)``."""
+        return self.of_inputs(inputs)
+
+    def __call__(self, state: jax.Array, gates: jax.Array) -> jax.Array:
+        """The next state ``(units, n)``."""
+        ours, theirs = (jnp.split(part, 3) for part in (self.of_state(state), gates))
+        reset, update = (nn.sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+        candidate = jnp.tanh(theirs[2] + reset * ours[2])
+        return candidate + update * (state - candidate)
+
+
 class MLPEncoder(nn.Module):
     """One modality's evidence p(z | x) / p(z) from a hidden layer; missing features are told apart.
 

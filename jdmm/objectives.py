@@ -6,7 +6,7 @@ L_filter and L_smoother add up one evidence lower bound per view: all modalities
 each alone. Every modality is encoded once; a view's evidence is the sum over its modalities.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,8 +17,12 @@ from jax import numpy as jnp
 from jdmm import filtering, gaussian, smoothing
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.inference import Parts, Points
-from jdmm.likelihoods import Likelihood
+from jdmm.likelihoods import Likelihood, Raw
 from jdmm.series import Series
+from jdmm.smoothing import SmoothedPosterior
+
+Views = Sequence[tuple[tuple[str, ...], float]]
+"""The modalities that are seen together, and the weight of their bound."""
 
 OUTLIER = 5.0
 """In `reverse_nll`, residuals of more sd than this count as outliers."""
@@ -98,31 +102,21 @@ def mdmm_loss(
     terms: dict[str, jax.Array] = {}
 
     def bound(alone: float, posterior: Moments, prior: Moments, states: jax.Array) -> list[Any]:
-        """Log-likelihoods and divergences of stacked views, given the states before."""
-        views, shares = _views(names, alone)
-        share = jnp.array(shares)[:, None, None]
-        nll = jnp.zeros(())
-        for modality in names:
-            rows = [row for row, view in enumerate(views) if modality in view]
-            raw = parts.decode(modality, jnp.stack([states[row] for row in rows]))
-            target = targets.values[modality]
-            value = jnp.broadcast_to(target[None], (len(rows), *target.shape))
-            log_prob = likelihoods[modality].log_prob(raw, value)
-            scored = jnp.where(targets.observed[modality][None], log_prob, 0.0)
-            weight = share[jnp.array(rows)][..., None] * weights.modality.get(modality, 1.0)
-            nll -= jnp.sum(weight * scored)
-        steps = jnp.sum(gaussian.kl(posterior, prior), -1)
-        return [nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))]
+        chain = SmoothedPosterior(prior, posterior, states)
+        shares = views(names, alone)
+        return list(
+            evidence_bound(parts.decode, likelihoods, targets, chain, shares, weights.modality)
+        )
 
     def filter_bound() -> list[Any]:
         drawn = noise[:, :, :1]
-        stacked = _stack(evidence, _views(names, weights.filter_alone)[0])
+        stacked = _stack(evidence, views(names, weights.filter_alone))
         chain = filtering.backward_filter(parts.backward, parts.prior, stacked, drawn)
         states = gaussian.sample(chain.filtered, jnp.moveaxis(drawn[:, :, 0], -1, 0)[None])
         return bound(weights.filter_alone, chain.filtered, chain.message, states)
 
     def smoother_bound() -> list[Any]:
-        stacked = _stack(evidence, _views(names, weights.smoother_alone)[0])
+        stacked = _stack(evidence, views(names, weights.smoother_alone))
         offsets = points.offsets(points_key, series, parts.latent)
         filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
         smooth = smoothing.conditional_smoother(
@@ -192,13 +186,45 @@ def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:
     return divergence
 
 
-def _views(names: Sequence[str], alone: float) -> tuple[list[tuple[str, ...]], list[float]]:
-    """The views and their weights: everything, and each modality alone if it has a weight."""
-    single = [(name,) for name in names] if alone and len(names) > 1 else []
-    return [tuple(names), *single], [1.0, *(alone for _ in single)]
+def views(names: Sequence[str], alone: float) -> Views:
+    """What is seen together, and its weight: everything, and each modality alone if it has one."""
+    single = [((name,), alone) for name in names] if alone and len(names) > 1 else []
+    return [(tuple(names), 1.0), *single]
 
 
-def _stack(evidence: Mapping[str, Gaussian], views: Sequence[tuple[str, ...]]) -> Gaussian:
+def evidence_bound(
+    decode: Callable[[str, jax.Array], Raw],
+    likelihoods: Mapping[str, Likelihood],
+    targets: Series,
+    chain: SmoothedPosterior,
+    views: Views,
+    multipliers: Mapping[str, float],
+) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihoods and divergences of the evidence lower bounds, in nats.
+
+    Args:
+        decode: modality and states -> raw outputs.
+        likelihoods: modality -> likelihood.
+        targets: what is scored; a view scores the modalities that it sees.
+        chain: one per view, ``(view, batch, time, ...)``.
+        views: what they see, and their weights.
+        multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
+    """
+    share = jnp.array([weight for _, weight in views])[:, None, None]
+    nll = jnp.zeros(())
+    for modality, target in targets.values.items():
+        rows = [row for row, (seen, _) in enumerate(views) if modality in seen]
+        raw = decode(modality, jnp.stack([chain.states[row] for row in rows]))
+        value = jnp.broadcast_to(target[None], (len(rows), *target.shape))
+        log_prob = likelihoods[modality].log_prob(raw, value)
+        scored = jnp.where(targets.observed[modality][None], log_prob, 0.0)
+        weight = share[jnp.array(rows)][..., None] * multipliers.get(modality, 1.0)
+        nll -= jnp.sum(weight * scored)
+    steps = jnp.sum(gaussian.kl(chain.posterior, chain.prior), -1)
+    return nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))
+
+
+def _stack(evidence: Mapping[str, Gaussian], views: Views) -> Gaussian:
     """Each view's evidence, ``(view, batch, time, latent)``."""
-    joint = [gaussian.product(*(evidence[name] for name in view)) for view in views]
+    joint = [gaussian.product(*(evidence[name] for name in seen)) for seen, _ in views]
     return Gaussian(*(jnp.stack(leaves) for leaves in zip(*joint, strict=True)))

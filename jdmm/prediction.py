@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from jdmm.gaussian import Moments
 from jdmm.likelihoods import Likelihood, Raw, mixture_log_prob
 from jdmm.series import Series
+from jdmm.smoothing import SmoothedPosterior
 
 Variables = Any
 INTERVAL = (0.025, 0.975)
@@ -27,12 +28,14 @@ class Model(Protocol):
         """Modality -> likelihood."""
         ...
 
-    def infer(self, variables: Variables, series: Series, key: jax.Array) -> Moments:
-        """The most probable latent sequence, ``(batch, time, latent)``."""
+    def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
+        """The most probable sequence of states, ``(batch, time, ...)``."""
         ...
 
-    def draw(self, variables: Variables, series: Series, key: jax.Array, count: int) -> jax.Array:
-        """Posterior draws ``(count, batch, time, latent)``."""
+    def draw(
+        self, variables: Variables, series: Series, key: jax.Array, count: int
+    ) -> SmoothedPosterior:
+        """Draws from the posterior, ``(count, batch, time, ...)``."""
         ...
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
@@ -46,7 +49,10 @@ class Prediction(NamedTuple):
     mean: the decoded MAP sequence.
     sd: standard deviation of the predictive distribution: latent and emission uncertainty.
     lower, upper: bounds of its central 95 % interval.
-    log_prob: its log density at the targets in nats, where targets were given.
+    log_prob: its log density at the targets in nats, where targets were given; so the next two.
+    pit: its distribution function at the targets (probability integral transform); a central
+        interval of level c covers a target if ``|pit - 0.5| <= c / 2``.
+    crps: continuous ranked probability score of the targets, in their units.
     states: mean and variance of the latent MAP sequence, ``(batch, time, latent)``.
     """
 
@@ -55,6 +61,8 @@ class Prediction(NamedTuple):
     lower: dict[str, Any]
     upper: dict[str, Any]
     log_prob: dict[str, Any]
+    pit: dict[str, Any]
+    crps: dict[str, Any]
     states: Moments
 
 
@@ -72,18 +80,55 @@ def predict(
     memory is taken at once; `predict_all` goes through many series in batches.
     """
     infer_key, draw_key, emission_key = jax.random.split(key, 3)
-    states = model.infer(variables, series, infer_key)
-    raw = model.decode(variables, states.mean)
-    drawn = model.decode(variables, model.draw(variables, series, draw_key, draws))
-    mean, sd, lower, upper, log_prob = {}, {}, {}, {}, {}
+    chain = model.infer(variables, series, infer_key)
+    raw = model.decode(variables, chain.states)
+    drawn = model.decode(variables, model.draw(variables, series, draw_key, draws).states)
+    mean, sd, lower, upper, log_prob, pit, crps = ({} for _ in range(7))
     for index, (name, likelihood) in enumerate(model.likelihoods.items()):
         emitted = likelihood.sample(drawn[name], jax.random.fold_in(emission_key, index))
         mean[name] = likelihood.mean(raw[name])
+        emitted = jnp.sort(emitted, 0)
         sd[name] = jnp.std(emitted, 0)
-        lower[name], upper[name] = jnp.quantile(emitted, jnp.array(INTERVAL), 0)
+        lower[name], upper[name] = quantiles(emitted, jnp.array(INTERVAL))
         if targets is not None:
-            log_prob[name] = mixture_log_prob(likelihood, drawn[name], targets.values[name])
-    return Prediction(mean, sd, lower, upper, log_prob, states)
+            truth = targets.values[name]
+            log_prob[name] = mixture_log_prob(likelihood, drawn[name], truth)
+            pit[name] = probability_integral_transform(emitted, truth)
+            crps[name] = ranked_probability_score(emitted, truth)
+    return Prediction(mean, sd, lower, upper, log_prob, pit, crps, chain.posterior)
+
+
+def quantiles(draws: jax.Array, levels: jax.Array) -> jax.Array:
+    """Quantiles ``(level, ...)`` of which a further draw falls short with those probabilities.
+
+    Of n sorted draws ``(draw, ...)`` the i-th has a share i / (n + 1) of further ones below it; in
+    between it is interpolated. The usual (i - 1) / (n - 1) gives 95 % intervals that cover 93 %.
+    """
+    count = draws.shape[0]
+    place = jnp.clip((levels * (count + 1) - 1) / max(count - 1, 1), 0.0, 1.0)
+    return jnp.quantile(draws, place, 0)
+
+
+def probability_integral_transform(draws: jax.Array, value: jax.Array) -> jax.Array:
+    """The level at which `quantiles` of the sorted `draws` ``(draw, ...)`` give `value`."""
+    below = draws < value[None]
+    first = jnp.max(jnp.where(below, draws, -jnp.inf), 0)
+    last = jnp.min(jnp.where(below, jnp.inf, draws), 0)
+    inside = jnp.isfinite(first) & jnp.isfinite(last)
+    first, last = jnp.where(inside, first, 0.0), jnp.where(inside, last, 1.0)
+    share = jnp.where(inside, (value - first) / (last - first), 0.5)
+    return (jnp.sum(below, 0) + share) / (draws.shape[0] + 1)
+
+
+def ranked_probability_score(draws: jax.Array, value: jax.Array) -> jax.Array:
+    """CRPS, E|x - value| - E|x - x'| / 2, unbiased from sorted `draws` ``(draw, ...)``.
+
+    Gneiting & Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, JASA 2007.
+    """
+    count = draws.shape[0]
+    rank = jnp.arange(count).reshape(-1, *(1,) * value.ndim)
+    spread = jnp.sum((2 * rank - count + 1) * draws, 0) / max(count * (count - 1), 1)
+    return jnp.mean(jnp.abs(draws - value[None]), 0) - spread
 
 
 def predict_all(

@@ -88,10 +88,12 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         f"{results['evaluate_seconds']:.0f} s. Variables {results['params_sha256'][:12]}.",
         "",
         "Squared error per step summed over the coordinates, mean over series (sd), against the "
-        "clean and the noisy truth; coverage of the 95 % interval and negative log-likelihood "
-        "(nats) of the hidden values.",
+        "clean and the noisy truth. Of the hidden values, or of a second observation where none "
+        "was hidden: coverage of the 50, 80 and 95 % intervals, continuous ranked probability "
+        "score and negative log-likelihood (nats).",
         "",
         *table(results),
+        *_evidence(results),
     ]
     for figure in figures:
         title = figure.removesuffix(".png").replace("_", " ")
@@ -116,12 +118,17 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "train_seconds": first["train_seconds"],
         "seconds_per_epoch": first["seconds_per_epoch"],
         "evaluate_seconds": sum(results["evaluate_seconds"] for results in each),
+        "validation_score": [results["validation_score"] for results in each],
         "tasks": {
             task: {
                 name: spread([_mean(results["tasks"][task][name]) for results in each])
                 for name in scores
             }
             for task, scores in first["tasks"].items()
+        },
+        "evidence": {
+            name: spread([results["evidence"][name] for results in each])
+            for name in first["evidence"]
         },
     }
 
@@ -144,10 +151,12 @@ def write_over_seeds(
         f"{results['train_seconds']:.0f} s ({results['seconds_per_epoch']:.2f} s per epoch).",
         "",
         "Squared error per step summed over the coordinates, against the clean and the noisy "
-        "truth; coverage of the 95 % interval and negative log-likelihood (nats) of the hidden "
-        "values: mean over seeds (sd).",
+        "truth; of the hidden values, or of a second observation where none was hidden, coverage "
+        "of the 50, 80 and 95 % intervals, continuous ranked probability score and negative "
+        "log-likelihood (nats): mean over seeds (sd).",
         "",
         *table(results),
+        *_evidence(results),
         "",
         "| seed | best epoch | report |",
         "|---|---|---|",
@@ -166,14 +175,40 @@ def _settings(config: Mapping[str, Any]) -> list[str]:
     return ["", "## Settings", "", "| field | value |", "|---|---|", *rows]
 
 
+COLUMNS = {
+    "mse_clean": ("MSE, clean", 4),
+    "mse_noisy": ("MSE, noisy", 4),
+    "coverage50": ("50 %", 3),
+    "coverage80": ("80 %", 3),
+    "coverage95": ("95 %", 3),
+    "crps": ("CRPS", 4),
+    "nll": ("NLL", 3),
+}
+"""Score -> its column's heading and digits."""
+
+
 def table(results: Mapping[str, Any]) -> list[str]:
     """The scores as lines of a Markdown table."""
-    lines = ["| task | MSE, clean | MSE, noisy | coverage | NLL |", "|---|---|---|---|---|"]
+    headings = [heading for heading, _ in COLUMNS.values()]
+    lines = [f"| task | {' | '.join(headings)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for task, scores in results["tasks"].items():
-        cells = [_cell(scores["mse_clean"], 4), _cell(scores["mse_noisy"], 4)]
-        cells += [_cell(scores["coverage95"], 3), _cell(scores["nll"], 3)]
+        cells = [_cell(scores[name], digits) for name, (_, digits) in COLUMNS.items()]
         lines.append(f"| {task.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
+
+
+def _evidence(results: Mapping[str, Any]) -> list[str]:
+    """The bounds on the log-likelihood, in words."""
+    bounds = {k: v for k, v in results["evidence"].items() if k.startswith("bound")}
+    if not bounds:
+        return []
+    told = ", ".join(f"{name.removeprefix('bound')}: {_cell(v, 3)}" for name, v in bounds.items())
+    return [
+        "",
+        "Log-likelihood of the complete series in nats per step, bounded by importance sampling "
+        f"with so many draws: {told}. Effective draws: "
+        f"{_cell(results['evidence']['effective_draws'], 1)}.",
+    ]
 
 
 def _cell(figure: Any, digits: int) -> str:

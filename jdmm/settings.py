@@ -7,18 +7,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jdmm.corruption import Deletions, is_range
+from jdmm.corruption import Deletions
 from jdmm.data.spirals import Split, load_spirals
 from jdmm.errors import InputError
-from jdmm.inference import Points
 from jdmm.logs import replace_text
-from jdmm.models.mdmm import MDMM, Modality
-from jdmm.objectives import LossWeights
+from jdmm.models import MODELS
+from jdmm.models.base import Config, Modality, at_least
 from jdmm.schedule import TrainSettings
 from jdmm.tasks import TASKS
 
-Config = Any
-"""A `ConfigDict`; type checkers cannot follow its attributes."""
+Model = Any
+"""One of `MODELS`."""
 
 MODALITIES = {"spirals": (Modality("x"), Modality("y"))}
 """Data set -> the modalities of its series."""
@@ -27,38 +26,17 @@ _ELSEWHERE = ("data.dir",)
 """Fields that may differ between two runs of one and the same experiment."""
 
 
-def build_model(config: Config) -> MDMM:
+def build_model(config: Config) -> Model:
     """The model of a configuration.
 
     Raises:
         InputError: for an unknown name or an impossible value.
     """
-    if config.model.name != "mdmm":
-        raise InputError(f"expected model.name 'mdmm', got {config.model.name!r}")
-    modalities = _modalities(config)
-    names = {modality.name for modality in modalities}
-    if unknown := sorted(set(config.loss.modality) - names):
-        raise InputError(f"expected loss.modality among {sorted(names)}, got {unknown[0]!r}")
-    for field in ("latent", "hidden"):
-        _at_least(f"model.{field}", config.model[field], 1)
-    weights: dict[str, Any] = config.loss.to_dict()
-    for name, value in (weights | weights["modality"]).items():
-        if name == "filter_fade":
-            if not is_range(value):
-                raise InputError(f"expected loss.{name} to be two rising fractions, got {value}")
-        elif name != "modality":
-            _at_least(f"loss.{name}", value, 1 if name == "match_particles" else 0)
-    if not config.loss.filter and not config.loss.smoother:
-        raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
-    inference = config.inference
-    return MDMM(
-        modalities=modalities,
-        latent=config.model.latent,
-        hidden=config.model.hidden,
-        points=Points(inference.moments, inference.particles),
-        prediction_points=Points(inference.prediction_moments, inference.prediction_particles),
-        weights=LossWeights(**weights),
-    )
+    if config.model.name not in MODELS:
+        raise InputError(
+            f"expected model.name among {', '.join(MODELS)}, got {config.model.name!r}"
+        )
+    return MODELS[config.model.name].from_config(_modalities(config), config)
 
 
 def train_settings(config: Config) -> TrainSettings:
@@ -93,13 +71,15 @@ def check(config: Config) -> None:
         build_model(config)
         train_settings(config)
         evaluation = config.eval
-        _at_least("seeds", config.seeds, 1)
+        at_least("seeds", config.seeds, 1)
         last = config.seed + config.seeds - 1
         for name, seed in (("seed", config.seed), ("seed", last), ("eval.seed", evaluation.seed)):
             if not 0 <= seed < 2**32:
                 raise InputError(f"expected {name} within 0..{2**32 - 1}, got {seed}")
-        _at_least("eval.draws", evaluation.draws, 2)
-        _at_least("eval.batch_size", evaluation.batch_size, 1)
+        at_least("eval.draws", evaluation.draws, 2)
+        at_least("eval.batch_size", evaluation.batch_size, 1)
+        for count in evaluation.importance:
+            at_least("eval.importance", count, 1)
         if evaluation.select not in ("score", "loss"):
             raise InputError(f"expected eval.select 'score' or 'loss', got {evaluation.select!r}")
         if not evaluation.tasks:
@@ -156,11 +136,6 @@ def _modalities(config: Config) -> tuple[Modality, ...]:
         known = ", ".join(MODALITIES)
         raise InputError(f"expected data.name among {known}, got {config.data.name!r}")
     return MODALITIES[config.data.name]
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < float("inf"):
-        raise InputError(f"expected {name} to be finite and at least {least}, got {value}")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -101,6 +101,10 @@ def squared_error(
     return jnp.sum(errors, -1) / jnp.maximum(jnp.sum(steps, -1), 1)
 
 
+LEVELS = (0.5, 0.8, 0.95)
+"""Of the central intervals whose coverage is reported."""
+
+
 def score(
     prediction: Prediction, shown: Series, targets: Series, clean: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -108,30 +112,32 @@ def score(
 
     Returns:
         "mse_noisy" and, with `clean`, "mse_clean": mean and sd over series of `squared_error` over
-        all steps, shown ones too; "coverage95" and "nll" (nats per value) over the values that
-        were hidden, or all if none was.
+        all steps, shown ones too; over the values that were hidden, or all if none was,
+        "coverage50", "coverage80", "coverage95", "crps" (in the values' units) and "nll" (nats per
+        value).
     """
     truths = {"mse_noisy": targets.values} | ({} if clean is None else {"mse_clean": clean})
     scores: dict[str, Any] = {}
     for name, truth in truths.items():
         errors = np.asarray(squared_error(prediction.mean, truth, targets.observed))
         scores[name] = {"mean": float(errors.mean()), "sd": float(errors.std())}
-    names = list(targets.values)
-    flat = {
-        "value": targets.values,
-        "lower": prediction.lower,
-        "upper": prediction.upper,
-        "log_prob": prediction.log_prob,
-        "observed": targets.observed,
-        "shown": shown.observed,
-    }
-    flat = {k: np.concatenate([np.ravel(v[name]) for name in names]) for k, v in flat.items()}
-    hidden = flat["observed"] & ~flat["shown"]
-    counted = hidden if hidden.any() else flat["observed"]
-    inside = (flat["lower"] <= flat["value"]) & (flat["value"] <= flat["upper"])
-    scores["coverage95"] = float(inside[counted].mean())
-    scores["nll"] = float(-flat["log_prob"][counted].mean())
+    off = np.abs(held_out(prediction.pit, shown, targets) - 0.5)
+    for level in LEVELS:
+        scores[f"coverage{round(100 * level)}"] = float(np.mean(off <= level / 2))
+    scores["crps"] = float(held_out(prediction.crps, shown, targets).mean())
+    scores["nll"] = float(-held_out(prediction.log_prob, shown, targets).mean())
     return scores
+
+
+def held_out(figure: Mapping[str, Any], shown: Series, targets: Series) -> np.ndarray:
+    """The figures of the values that were hidden, or of all if none was, in one row."""
+    names = list(targets.values)
+    values, observed, seen = (
+        np.concatenate([np.ravel(tree[name]) for name in names])
+        for tree in (figure, targets.observed, shown.observed)
+    )
+    hidden = observed & ~seen
+    return values[hidden if hidden.any() else observed]
 
 
 def _same(series: Series, keep: jax.Array) -> Keep:

@@ -6,7 +6,14 @@ import pytest
 from jax import numpy as jnp
 from oracles import log_normal
 
-from jdmm.likelihoods import Bernoulli, Categorical, Normal, mixture_log_prob, positive
+from jdmm.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Normal,
+    NormalMixture,
+    mixture_log_prob,
+    positive,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -17,7 +24,13 @@ MEAN, RAW_SD = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
 SD = np.log1p(np.exp(RAW_SD)) + 1e-3
 LOGIT = RNG.normal(0, 2, (4, 3))
 LOGITS = RNG.normal(0, 2, (4, 3, 5))
+MEANS, RAW_SDS = RNG.normal(size=(4, 3, 5)), RNG.normal(size=(4, 3, 5))
 PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+
+MIXED_MEAN = (PROBABILITIES * MEANS).sum(-1)
+MIXED_VARIANCE = (PROBABILITIES * (MEANS**2 + (np.log1p(np.exp(RAW_SDS)) + 1e-3) ** 2)).sum(
+    -1
+) - MIXED_MEAN**2
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -38,6 +51,13 @@ def test_normal_log_prob():
     value = RNG.normal(size=(4, 3))
     found = Normal().log_prob(raws(MEAN, RAW_SD), jnp.array(value))
     np.testing.assert_allclose(found, log_normal(value, MEAN, SD**2), rtol=1e-10)
+
+
+def test_normal_mixture_log_prob():
+    value, sd = RNG.normal(size=(4, 3)), np.log1p(np.exp(RAW_SDS)) + 1e-3
+    found = NormalMixture(5).log_prob(raws(LOGITS, MEANS, RAW_SDS), jnp.array(value))
+    density = np.exp(log_normal(value[..., None], MEANS, sd**2))
+    np.testing.assert_allclose(found, np.log((PROBABILITIES * density).sum(-1)), rtol=1e-10)
 
 
 def test_bernoulli_log_prob():
@@ -67,10 +87,11 @@ def test_categorical_log_prob():
     "likelihood, raw, values, weight",
     [
         (Normal(), (MEAN, RAW_SD), GRID, STEP),
+        (NormalMixture(5), (LOGITS, MEANS, RAW_SDS), GRID, STEP),
         (Bernoulli(), (LOGIT,), np.arange(2.0), 1.0),
         (Categorical(5), (LOGITS,), np.arange(5.0), 1.0),
     ],
-    ids=["normal", "bernoulli", "categorical"],
+    ids=["normal", "normal mixture", "bernoulli", "categorical"],
 )
 @pytest.mark.parametrize("mixture", [False, True])
 def test_normalisation(likelihood, raw, values, weight, mixture):
@@ -89,6 +110,7 @@ def test_normalisation(likelihood, raw, values, weight, mixture):
     "likelihood, raw, mean, variance",
     [
         (Normal(), (MEAN, RAW_SD), MEAN, SD**2),
+        (NormalMixture(5), (LOGITS, MEANS, RAW_SDS), MIXED_MEAN, MIXED_VARIANCE),
         (Bernoulli(), (LOGIT,), sigmoid(LOGIT), sigmoid(LOGIT) * sigmoid(-LOGIT)),
         (
             Categorical(5),
@@ -97,7 +119,7 @@ def test_normalisation(likelihood, raw, values, weight, mixture):
             PROBABILITIES @ np.arange(5) ** 2 - (PROBABILITIES @ np.arange(5)) ** 2,
         ),
     ],
-    ids=["normal", "bernoulli", "categorical"],
+    ids=["normal", "normal mixture", "bernoulli", "categorical"],
 )
 def test_draws(likelihood, raw, mean, variance):
     """Mean and variance of 20000 draws within 5 standard errors of the closed form."""
@@ -124,10 +146,11 @@ def test_categorical_draws_have_the_probabilities():
     "likelihood, raw, expected",
     [
         (Normal(), (MEAN, RAW_SD), MEAN),
+        (NormalMixture(5), (LOGITS, MEANS, RAW_SDS), MIXED_MEAN),
         (Bernoulli(), (LOGIT,), sigmoid(LOGIT)),
         (Categorical(5), (LOGITS,), PROBABILITIES.argmax(-1)),
     ],
-    ids=["normal", "bernoulli", "categorical"],
+    ids=["normal", "normal mixture", "bernoulli", "categorical"],
 )
 def test_mean(likelihood, raw, expected):
     """The mean, or the most probable class."""

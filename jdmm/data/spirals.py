@@ -34,10 +34,13 @@ class Split(NamedTuple):
     Attributes:
         noisy: what is observed, modalities "x" and "y" of ``(batch, 100, 1)``, nothing missing.
         clean: "x" and "y" -> ``(batch, 100, 1)`` float32, the same series without the noise.
+        again: the same as `clean`, observed a second time, with other noise. Predictions are scored
+            on it where a model has been shown the first.
     """
 
     noisy: Series
     clean: dict[str, np.ndarray]
+    again: dict[str, np.ndarray]
 
 
 class NoisySpirals(tfds.core.GeneratorBasedBuilder):
@@ -211,7 +214,11 @@ def _line(error: Exception) -> str:
 
 
 def _split(arrays: dict[str, np.ndarray]) -> Split:
-    return Split(
-        noisy=series_from_arrays({name: arrays[name] for name in ("x", "y")}),
-        clean={name: arrays[f"clean_{name}"] for name in ("x", "y")},
-    )
+    clean = {name: arrays[f"clean_{name}"] for name in ("x", "y")}
+    random = np.random.default_rng(1)
+    again = {
+        name: (curve + NOISE * random.standard_normal(curve.shape)).astype(np.float32)
+        for name, curve in clean.items()
+    }
+    noisy = series_from_arrays({name: arrays[name] for name in ("x", "y")})
+    return Split(noisy, clean, again)

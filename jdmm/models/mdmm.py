@@ -13,36 +13,24 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm import gaussian, inference, objectives
+from jdmm.corruption import is_range
+from jdmm.errors import InputError
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.inference import Parts, Points
-from jdmm.likelihoods import SD_FLOOR, Categorical, Likelihood, Normal, Raw
-from jdmm.networks import GatedTransition, LabelEncoder, MLPDecoder, MLPEncoder
+from jdmm.likelihoods import SD_FLOOR, Likelihood, Raw
+from jdmm.models.base import (
+    Config,
+    Modality,
+    Variables,
+    at_least,
+    decoder_of,
+    encoder_of,
+    loss_fields,
+)
+from jdmm.networks import GatedTransition
 from jdmm.objectives import Loss, LossWeights
 from jdmm.series import Series
-
-Variables = Any
-"""Flax variables, ``{"params": ...}``."""
-
-
-@dataclass(frozen=True)
-class Modality:
-    """One observation sequence x^m of the model.
-
-    Attributes:
-        name: its key in `Series`.
-        features: how many features it has.
-        likelihood: p(x | z) given the decoder's outputs.
-        encoder: a Flax module ``(values, observed) -> Moments (..., latent)``; by default the MLP,
-            or the embedding for categories.
-        decoder: a Flax module ``(..., latent) -> raw outputs`` of the likelihood; by default the
-            MLP.
-    """
-
-    name: str
-    features: int = 1
-    likelihood: Likelihood = Normal()
-    encoder: nn.Module | None = None
-    decoder: nn.Module | None = None
+from jdmm.smoothing import SmoothedPosterior
 
 
 class Networks(nn.Module):
@@ -58,16 +46,8 @@ class Networks(nn.Module):
         self.prior_log_sd = self.param("prior_log_sd", nn.initializers.zeros, (self.latent,))
         self.forward_transition = GatedTransition(self.latent, self.hidden)
         self.backward_transition = GatedTransition(self.latent, self.hidden)
-        self.encoders = {m.name: m.encoder or self._encoder(m) for m in self.modalities}
-        self.decoders = {
-            m.name: m.decoder or MLPDecoder(m.features, m.likelihood, self.hidden)
-            for m in self.modalities
-        }
-
-    def _encoder(self, modality: Modality) -> nn.Module:
-        if isinstance(modality.likelihood, Categorical):
-            return LabelEncoder(modality.likelihood.classes, self.latent, self.hidden)
-        return MLPEncoder(self.latent, self.hidden)
+        self.encoders = {m.name: encoder_of(m, self.latent, self.hidden) for m in self.modalities}
+        self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
 
     def prior(self) -> Moments:
         """The stationary prior p(z), ``(latent,)``."""
@@ -125,6 +105,36 @@ class MDMM:
     prediction_points: Points = Points(count=200)
     weights: LossWeights = field(default_factory=LossWeights)
 
+    @classmethod
+    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> "MDMM":
+        """The model of the fields `model`, `inference` and `loss` of a configuration.
+
+        Raises:
+            InputError: for an impossible value.
+        """
+        for name in ("latent", "hidden"):
+            at_least(f"model.{name}", config.model[name], 1)
+        weights = loss_fields(config, modalities)
+        for name, value in weights.items():
+            if name == "filter_fade":
+                if not is_range(value):
+                    raise InputError(
+                        f"expected loss.{name} to be two rising fractions, got {value}"
+                    )
+            elif name != "multipliers":
+                at_least(f"loss.{name}", value, 1 if name == "match_particles" else 0)
+        if not weights["filter"] and not weights["smoother"]:
+            raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
+        how = config.inference
+        return cls(
+            modalities=modalities,
+            latent=config.model.latent,
+            hidden=config.model.hidden,
+            points=Points(how.moments, how.particles),
+            prediction_points=Points(how.prediction_moments, how.prediction_particles),
+            weights=LossWeights(modality=weights.pop("multipliers"), **weights),
+        )
+
     @property
     def likelihoods(self) -> dict[str, Likelihood]:
         """Modality -> likelihood."""
@@ -134,6 +144,11 @@ class MDMM:
     def networks(self) -> Networks:
         """The Flax module."""
         return Networks(tuple(self.modalities), self.latent, self.hidden)
+
+    @property
+    def quick(self) -> "MDMM":
+        """The model for validation during training: with no more points than there."""
+        return self.with_points(self.points)
 
     def with_points(self, points: Points) -> "MDMM":
         """The same model with other points in prediction."""
@@ -172,12 +187,14 @@ class MDMM:
             parts, self.likelihoods, series, targets, key, self.points, weights, progress
         )
 
-    def infer(self, variables: Variables, series: Series, key: jax.Array) -> Moments:
+    def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
         """The MAP sequence and its conditional variance, ``(batch, time, latent)``."""
         parts = self.parts(variables)
-        return inference.map_sequence(parts, series, key, self.prediction_points).posterior
+        return inference.map_sequence(parts, series, key, self.prediction_points)
 
-    def draw(self, variables: Variables, series: Series, key: jax.Array, count: int) -> jax.Array:
+    def draw(
+        self, variables: Variables, series: Series, key: jax.Array, count: int
+    ) -> SmoothedPosterior:
         """Posterior draws of latent sequences, ``(count, batch, time, latent)``."""
         parts = self.parts(variables)
         return inference.draw_sequences(parts, series, key, self.prediction_points, count)

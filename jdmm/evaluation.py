@@ -1,0 +1,184 @@
+"""Scores of trained models: on validation series while they train, and on a split at the end."""
+
+import hashlib
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm import importance, report, settings, tasks, training
+from jdmm.data.spirals import Split
+from jdmm.importance import Evidence
+from jdmm.logs import replace_text
+from jdmm.prediction import predict_all
+from jdmm.schedule import Schedule
+from jdmm.series import Series
+from jdmm.settings import Config, Model
+from jdmm.training import Progress, Scorer
+
+
+def seeds_of(config: Config) -> list[int]:
+    """The seeds of a run."""
+    return list(range(config.seed, config.seed + config.seeds))
+
+
+def seed_dirs(config: Config, workdir: Path) -> dict[int, Path]:
+    """Seed -> the directory of its logs, figures, report and results."""
+    seeds = seeds_of(config)
+    if len(seeds) == 1:
+        return {seeds[0]: workdir}
+    return {seed: workdir / f"seed-{seed}" for seed in seeds}
+
+
+def validation_scorer(config: Config, model: Model, series: Series) -> Scorer:
+    """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
+    names = tuple(config.eval.tasks)
+    shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
+    truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
+    loss = training.loss_scorer(model, series, config.eval.seed)
+    quick = model.quick  # this runs often
+    key = jax.random.key(config.eval.seed)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, None, None))
+    def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
+        raw = quick.decode(variables, quick.infer(variables, shown, key).states)
+        mean = {name: model.likelihoods[name].mean(raw[name]) for name in raw}
+        each = tasks.squared_error(mean, truth.values, truth.observed)
+        return jnp.mean(each.reshape(len(names), -1), 1)
+
+    def score(variables: Any) -> dict[str, list[float]]:
+        """Figure -> one per seed."""
+        each = jax.device_get(errors(variables, shown, truth, key))
+        figures = loss(variables)
+        if config.eval.select == "score":
+            figures["score"] = np.mean(np.log(each), 1)
+        figures |= {f"mse/{name}": each[:, task] for task, name in enumerate(names)}
+        return {name: np.asarray(values).tolist() for name, values in figures.items()}
+
+    return score
+
+
+def evaluate(
+    config: Config,
+    workdir: Path,
+    model: Model,
+    progress: Progress,
+    data: dict[str, Split],
+    split: str,
+) -> dict[str, Any]:
+    """Scores every task on a split; writes results, figures and report into `workdir`.
+
+    The test split's files are `results.json`, `report.md` and `figures/`; another split's carry
+    its name. Of several seeds, each has its own, and `workdir` their mean and sd.
+    """
+    schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
+    epochs = max(progress.steps / schedule.steps_per_epoch, 1)
+    directories = seed_dirs(config, workdir)
+    each = []
+    for row, (seed, directory) in enumerate(directories.items()):
+        alone = jax.tree.map(lambda leaf, row=row: leaf[row], progress.best)
+        facts = {
+            "seed": seed,
+            "best_epoch": progress.best_epoch[row],
+            "validation_score": progress.best_score[row],
+            "train_seconds": progress.seconds,
+            "seconds_per_epoch": progress.seconds / epochs,
+        }
+        each.append(_evaluate_seed(config, directory, model, alone, facts, data, split))
+    if len(each) == 1:
+        return each[0]
+    results = report.over_seeds(each)
+    suffix = _suffix(split)
+    report.write_over_seeds(workdir, suffix, results, list(directories.values()))
+    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _evaluate_seed(
+    config: Config,
+    workdir: Path,
+    model: Model,
+    variables: Any,
+    facts: dict[str, Any],
+    data: dict[str, Split],
+    split: str,
+) -> dict[str, Any]:
+    """One seed's results, written and drawn into its own directory."""
+    began = time.perf_counter()
+    names = tuple(config.eval.tasks)
+    targets, clean = data[split].noisy, data[split].clean
+    shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
+    # nothing is held out of what was shown: there a second observation is to be predicted
+    scored = {
+        name: np.where(mask, *(np.concatenate([leaf] * len(names)) for leaf in pair))
+        for name, mask in shown.observed.items()
+        for pair in [(data[split].again[name], targets.values[name])]
+    }
+    everything = predict_all(
+        model,
+        variables,
+        shown,
+        jax.random.key(config.eval.seed),
+        config.eval.draws,
+        shown.replace(values=scored),  # type: ignore[attr-defined]
+        config.eval.batch_size,
+    )
+    outcomes = {}
+    for index, name in enumerate(names):
+        rows = slice(index * targets.batch, (index + 1) * targets.batch)
+        outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
+    weighed = config.eval.importance and importance.evidence(
+        model,
+        variables,
+        targets,
+        jax.random.key(config.eval.seed),
+        config.eval.importance,
+        config.eval.batch_size,
+    )
+    results = {
+        "config": settings.plain(config),
+        **facts,
+        "split": split,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "params_sha256": fingerprint(variables),
+        "evaluate_seconds": time.perf_counter() - began,
+        "tasks": {
+            name: tasks.score(prediction, seen, targets, clean)
+            for name, (prediction, seen) in outcomes.items()
+        },
+        "evidence": _evidence(weighed, targets) if weighed else {},
+    }
+    suffix = _suffix(split)
+    figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
+    report.write(workdir, suffix, results, figures)
+    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _evidence(weighed: Evidence, series: Series) -> dict[str, float]:
+    """Bounds in nats per time step, and the mean effective number of draws."""
+    steps = float(np.sum(series.lengths))
+    bounds = {f"bound{count}": float(each.sum() / steps) for count, each in weighed.bounds.items()}
+    return {**bounds, "effective_draws": float(weighed.effective.mean())}
+
+
+def _suffix(split: str) -> str:
+    return "" if split == "test" else f"-{split}"
+
+
+def fingerprint(variables: Any) -> str:
+    """SHA-256 over the names, shapes and bytes of all variables."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(
+        jax.tree_util.tree_leaves_with_path(variables), key=lambda item: str(item[0])
+    ):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
