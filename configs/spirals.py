@@ -101,6 +101,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     )
     config.eval.select = "score"  # mean log MSE over the tasks; or "loss"
     config.eval.draws = 100
+    config.eval.calibrate = True  # intervals on validation series; see jdmm.calibration
     config.eval.importance = (1, 10, 100)  # draws of the bounds on the log-likelihood; (): none
     config.eval.batch_size = 100
     config.eval.seed = 0  # of deletions and draws

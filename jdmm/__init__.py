@@ -18,6 +18,7 @@ From data to figures, each file importing only from those above it:
     parallel      devices and processes
     training      train step, the loop over epochs
     prediction    means, intervals, densities and scores in observation space
+    calibration   scales of the uncertainty, chosen on validation series
     importance    bounds on the log-likelihood
     tasks         the inference tasks of the paper and their scores
     data/         sources of series: the noisy spirals, .npz files
@@ -26,6 +27,7 @@ From data to figures, each file importing only from those above it:
     experiment    one run in one work directory: what `main.py` calls
 """
 
+from jdmm.calibration import calibrate
 from jdmm.corruption import Deletions
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.inference import (
@@ -42,7 +44,7 @@ from jdmm.models import MDMM, MVAE, VRNN, Structured
 from jdmm.models.base import ChainModel, Modality
 from jdmm.objectives import LossWeights
 from jdmm.parallel import Devices
-from jdmm.prediction import Prediction, predict, predict_all
+from jdmm.prediction import Calibration, Prediction, predict, predict_all
 from jdmm.schedule import TrainSettings
 from jdmm.series import Series, series_from_arrays
 from jdmm.training import fit
@@ -54,6 +56,7 @@ __all__ = [
     "MVAE",
     "VRNN",
     "Bernoulli",
+    "Calibration",
     "Categorical",
     "ChainModel",
     "Deletions",
@@ -70,6 +73,7 @@ __all__ = [
     "Series",
     "Structured",
     "TrainSettings",
+    "calibrate",
     "draw_sequences",
     "filter_backward",
     "filter_forward",

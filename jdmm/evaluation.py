@@ -1,5 +1,6 @@
 """Scores of trained models: on validation series while they train, and on a split at the end."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -11,11 +12,11 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jdmm import importance, report, settings, tasks, training
+from jdmm import calibration, importance, report, settings, tasks, training
 from jdmm.data.spirals import Split
 from jdmm.importance import Evidence
 from jdmm.logs import replace_text
-from jdmm.prediction import predict_all
+from jdmm.prediction import AS_IT_IS, Calibration, predict_all
 from jdmm.schedule import Schedule
 from jdmm.series import Series
 from jdmm.settings import Config, Model
@@ -90,7 +91,11 @@ def evaluate(
             "train_seconds": progress.seconds,
             "seconds_per_epoch": progress.seconds / epochs,
         }
-        each.append(_evaluate_seed(config, directory, model, alone, facts, data, split))
+        scales = calibrated(config, directory, model, alone, data["validation"].noisy)
+        facts["calibration"] = scales._asdict()
+        each.append(
+            _evaluate_seed(config, directory, model, alone, scales, facts, data[split], split)
+        )
     if len(each) == 1:
         return each[0]
     results = report.over_seeds(each)
@@ -105,20 +110,21 @@ def _evaluate_seed(
     workdir: Path,
     model: Model,
     variables: Any,
+    scales: Calibration,
     facts: dict[str, Any],
-    data: dict[str, Split],
+    data: Split,
     split: str,
 ) -> dict[str, Any]:
     """One seed's results, written and drawn into its own directory."""
     began = time.perf_counter()
     names = tuple(config.eval.tasks)
-    targets, clean = data[split].noisy, data[split].clean
+    targets, clean = data.noisy, data.clean
     shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
     # nothing is held out of what was shown: there a second observation is to be predicted
     scored = {
         name: np.where(mask, *(np.concatenate([leaf] * len(names)) for leaf in pair))
         for name, mask in shown.observed.items()
-        for pair in [(data[split].again[name], targets.values[name])]
+        for pair in [(data.again[name], targets.values[name])]
     }
     everything = predict_all(
         model,
@@ -128,6 +134,7 @@ def _evaluate_seed(
         config.eval.draws,
         shown.replace(values=scored),  # type: ignore[attr-defined]
         config.eval.batch_size,
+        scales,
     )
     outcomes = {}
     for index, name in enumerate(names):
@@ -170,6 +177,29 @@ def _evidence(weighed: Evidence, series: Series) -> dict[str, float]:
 
 def _suffix(split: str) -> str:
     return "" if split == "test" else f"-{split}"
+
+
+def calibrated(
+    config: Config, directory: Path, model: Model, variables: Any, series: Series
+) -> Calibration:
+    """The scales kept in `directory` for these variables, or chosen on validation series now."""
+    if not config.eval.calibrate:
+        return AS_IT_IS
+    path, mark = directory / "calibration.json", fingerprint(variables)
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text())
+        if kept.pop("params_sha256") == mark:
+            return Calibration(**kept)
+    key = jax.random.key(config.eval.seed)
+    show = jax.jit(tasks.show, static_argnums=0)
+    shown = [jax.device_get(show((name,), series, key)) for name in config.eval.tasks]
+    scales = calibration.calibrate(
+        model, variables, shown, series, key, batch_size=config.eval.batch_size
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    kept = {**scales._asdict(), "params_sha256": mark}
+    replace_text(path, json.dumps(kept, indent=2) + "\n")
+    return scales
 
 
 def fingerprint(variables: Any) -> str:

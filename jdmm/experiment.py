@@ -1,9 +1,10 @@
 """One experiment in one work directory: train, evaluate, sample, infer.
 
 The work directory holds `config.json`, `metrics.jsonl`, `events.*` (TensorBoard), `checkpoints/`,
-`figures/*.png`, `report.md` and `results.json`; of several seeds, each has all but the first and
-the checkpoints in `seed-<number>/`, and the mean over seeds lies above. Everything is either
-written whole or continued, so that a run killed at any moment goes on from its last checkpoint.
+`calibration.json`, `figures/*.png`, `report.md` and `results.json`; of several seeds, each has all
+but the first and the checkpoints in `seed-<number>/`, and the mean over seeds lies above.
+Everything is either written whole or continued, so that a run killed at any moment goes on from
+its last checkpoint.
 
 In a job of several processes all train, and the first one reads checkpoints and writes.
 """
@@ -26,7 +27,7 @@ from jdmm.compiling import Compilations
 from jdmm.data.files import read_npz, write_npz
 from jdmm.data.spirals import Split
 from jdmm.errors import InputError, Interrupted
-from jdmm.evaluation import evaluate, seed_dirs, seeds_of, validation_scorer
+from jdmm.evaluation import calibrated, evaluate, seed_dirs, seeds_of, validation_scorer
 from jdmm.logs import MetricsLog
 from jdmm.models.base import nothing
 from jdmm.parallel import Devices, StepCost
@@ -193,7 +194,7 @@ def sample_workdir(
             drawn[name] = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
         return drawn
 
-    arrays = jax.device_get(draw(_best(progress), jax.random.key(seed)))
+    arrays = jax.device_get(draw(_best(config, progress)[1], jax.random.key(seed)))
     write_npz(output or workdir / "samples.npz", arrays)
     names = [modality.name for modality in model.modalities]
     if len(names) == 2 and all(arrays[name].shape[-1] == 1 for name in names):
@@ -221,13 +222,18 @@ def infer_file(
     """
     config, model, progress = _restore(Path(workdir))
     series = read_npz(source, {m.name: m.features for m in model.modalities}).pad(before, after)
+    best, variables = _best(config, progress)
+    directory = seed_dirs(config, Path(workdir))[best]
     prediction = predict_all(
         model,
-        _best(progress),
+        variables,
         series,
         jax.random.key(seed),
         config.eval.draws,
         batch_size=config.eval.batch_size,
+        calibration=calibrated(
+            config, directory, model, variables, settings.load_data(config)["validation"].noisy
+        ),
     )
     arrays = {
         f"{name}_{kind}": getattr(prediction, kind)[name]
@@ -238,10 +244,10 @@ def infer_file(
     return prediction
 
 
-def _best(progress: Progress) -> Any:
-    """The best variables; of several seeds, those of the best validation score."""
+def _best(config: Config, progress: Progress) -> tuple[int, Any]:
+    """The seed of the best validation score, and its best variables."""
     row = int(np.argmin(progress.best_score))
-    return jax.tree.map(lambda leaf: leaf[row], progress.best)
+    return seeds_of(config)[row], jax.tree.map(lambda leaf: leaf[row], progress.best)
 
 
 def _claim(config: Config, workdir: Path) -> None:

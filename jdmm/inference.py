@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -96,15 +97,18 @@ def map_sequence(parts: Parts, series: Series, key: jax.Array, points: Points) -
 
 
 def draw_sequences(
-    parts: Parts, series: Series, key: jax.Array, points: Points, count: int
+    parts: Parts, series: Series, key: jax.Array, points: Points, count: int, scale: Any = 1.0
 ) -> SmoothedPosterior:
-    """Draws of whole latent sequences from the posterior, ``(count, batch, time, latent)``."""
+    """Draws of whole latent sequences from the posterior, ``(count, batch, time, latent)``.
+
+    Their noise is multiplied by `scale`; posterior and prior are told without it.
+    """
     filter_key, draw_key = jax.random.split(key)
     filtered = filter_backward(parts, series, filter_key, points).filtered
 
     def draw(draw_key: jax.Array) -> SmoothedPosterior:
         noise = filtering.particles(draw_key, 1, series.index, series.time, parts.latent)[:, :, 0]
-        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, noise)
+        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, scale * noise)
 
     return jax.vmap(draw)(jax.random.split(draw_key, count))
 

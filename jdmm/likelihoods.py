@@ -6,7 +6,7 @@ caller masks and reduces. Another likelihood is one more class with these method
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from jax import numpy as jnp
@@ -21,6 +21,12 @@ Raw = tuple[jax.Array, ...]
 def positive(raw: jax.Array) -> jax.Array:
     """A standard deviation from an unconstrained number: ``softplus(raw) + SD_FLOOR``."""
     return jnp.maximum(raw, 0.0) + jnp.log(1.0 + jnp.exp(-jnp.abs(raw))) + SD_FLOOR
+
+
+def unpositive(sd: jax.Array) -> jax.Array:
+    """The inverse of `positive`, down to a tenth of the floor above it."""
+    excess = jnp.maximum(sd - SD_FLOOR, 0.1 * SD_FLOOR)
+    return excess + jnp.log(-jnp.expm1(-excess))
 
 
 class Likelihood(Protocol):
@@ -50,6 +56,10 @@ class Likelihood(Protocol):
         """A draw ``(..., feature)``."""
         ...
 
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """Raw outputs of the same distribution made wider (above 1) or narrower."""
+        ...
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -73,6 +83,10 @@ class Normal:
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A draw."""
         return raw[0] + positive(raw[1]) * jax.random.normal(key, raw[0].shape)
+
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """The sd times `scale`."""
+        return raw[0], unpositive(scale * positive(raw[1]))
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,10 @@ class NormalMixture:
         mean, sd = (jnp.take_along_axis(leaf, which, -1)[..., 0] for leaf in raw[1:])
         return Normal().sample((mean, sd), draw_key)
 
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """Each component's sd times `scale`."""
+        return raw[0], *Normal().spread(raw[1:], scale)
+
 
 @dataclass(frozen=True)
 class Bernoulli:
@@ -124,6 +142,10 @@ class Bernoulli:
         """A draw, 0.0 or 1.0."""
         return jax.random.bernoulli(key, self.mean(raw)).astype(raw[0].dtype)
 
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """The logits divided by `scale`, as by a temperature."""
+        return (raw[0] / scale,)
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -144,6 +166,10 @@ class Categorical:
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A draw."""
         return jax.random.categorical(key, raw[0]).astype(raw[0].dtype)
+
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """The logits divided by `scale`, as by a temperature."""
+        return (raw[0] / scale,)
 
 
 def mixture_log_prob(likelihood: Likelihood, raw: Raw, value: jax.Array) -> jax.Array:

@@ -283,6 +283,55 @@ def imputations(
     return figure
 
 
+def reliability(pits: Mapping[str, np.ndarray]) -> Figure:
+    """Coverage of central intervals against their level, one curve per name, from 0 to 1.
+
+    Args:
+        pits: name -> ``(value,)`` probability integral transforms of what was predicted.
+    """
+    figure, (axes,) = _cells(1, 1, (4.4, 4.0))
+    levels = np.linspace(0.0, 1.0, 41)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
+    for color, (name, pit) in zip(cycle(PALETTE), pits.items(), strict=False):
+        covered = (np.abs(pit[:, None] - 0.5) <= levels / 2).mean(0)
+        axes.plot(levels, covered, color=color, label=name.replace("_", " "), linewidth=1.4)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_ylabel("share of the values inside", fontsize=9)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    _tidy(axes, "reliability of the intervals", "level of the interval")
+    return figure
+
+
+def scores(by_task: Mapping[str, Mapping[str, tuple[float, float]]], label: str) -> Figure:
+    """A panel per task: a bar per run, or curves over the numbers of runs "method@number".
+
+    Args:
+        by_task: task -> run -> mean and sd over seeds.
+        label: of the scores, drawn on a logarithmic axis.
+    """
+    figure, cells = _cells(len(by_task), 3, (3.6, 3.0))
+    for axes, (task, runs) in zip(cells, by_task.items(), strict=True):
+        curves: dict[str, list[tuple[float, float, float]]] = {}
+        for name, (mean, sd) in runs.items():
+            method, at, number = name.partition("@")
+            curves.setdefault(method if at else "", []).append((float(number or 0), mean, sd))
+        if "" in curves:
+            for place, (name, (mean, sd)) in enumerate(runs.items()):
+                color = PALETTE[place % len(PALETTE)]
+                axes.bar(place, mean, yerr=sd, color=color, alpha=0.8, label=name, capsize=3)
+            axes.set_xticks([])
+        else:
+            for color, (name, points) in zip(cycle(PALETTE), curves.items(), strict=False):
+                x, mean, sd = np.array(sorted(points)).T
+                axes.errorbar(x, mean, yerr=sd, color=color, marker="o", ms=4, label=name)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel(label, fontsize=9)
+        _tidy(axes, task)
+    _legend(figure, cells[0].get_legend_handles_labels()[0])
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a PNG atomically: a reader finds the old file or the new one, never half of it."""
     path = Path(path)

@@ -33,14 +33,29 @@ class Model(Protocol):
         ...
 
     def draw(
-        self, variables: Variables, series: Series, key: jax.Array, count: int
+        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> SmoothedPosterior:
-        """Draws from the posterior, ``(count, batch, time, ...)``."""
+        """Draws from the posterior, ``(count, batch, time, ...)``, their noise times `scale`."""
         ...
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality."""
         ...
+
+
+class Calibration(NamedTuple):
+    """Scales that make intervals honest; see `jdmm.calibration`.
+
+    posterior: of the noise of posterior draws.
+    emission: of the spread of the emissions.
+    """
+
+    posterior: float = 1.0
+    emission: float = 1.0
+
+
+AS_IT_IS = Calibration()
+"""The model's own posterior and emissions."""
 
 
 class Prediction(NamedTuple):
@@ -73,18 +88,22 @@ def predict(
     key: jax.Array,
     draws: int = 100,
     targets: Series | None = None,
+    calibration: Calibration = AS_IT_IS,
 ) -> Prediction:
     """Predicts every value of a batch from what is observed of it; see `Prediction`.
 
     Smooths, fills in and extrapolates alike: whatever is not observed is predicted. All the
-    memory is taken at once; `predict_all` goes through many series in batches.
+    memory is taken at once; `predict_all` goes through many series in batches. `calibration` is for
+    what is said of uncertainty; the means are the model's own.
     """
     infer_key, draw_key, emission_key = jax.random.split(key, 3)
     chain = model.infer(variables, series, infer_key)
     raw = model.decode(variables, chain.states)
-    drawn = model.decode(variables, model.draw(variables, series, draw_key, draws).states)
+    inflated = model.draw(variables, series, draw_key, draws, calibration.posterior)
+    drawn = model.decode(variables, inflated.states)
     mean, sd, lower, upper, log_prob, pit, crps = ({} for _ in range(7))
     for index, (name, likelihood) in enumerate(model.likelihoods.items()):
+        drawn[name] = likelihood.spread(drawn[name], calibration.emission)
         emitted = likelihood.sample(drawn[name], jax.random.fold_in(emission_key, index))
         mean[name] = likelihood.mean(raw[name])
         emitted = jnp.sort(emitted, 0)
@@ -139,19 +158,25 @@ def predict_all(
     draws: int = 100,
     targets: Series | None = None,
     batch_size: int = 100,
+    calibration: Calibration = AS_IT_IS,
 ) -> Prediction:
     """`predict` in batches, compiled once, as numpy arrays."""
 
     @jax.jit
     def one(
-        variables: Variables, shown: Series, scored: Series | None, key: jax.Array
+        variables: Variables,
+        shown: Series,
+        scored: Series | None,
+        key: jax.Array,
+        calibration: Calibration,
     ) -> Prediction:
-        return predict(model, variables, shown, key, draws, scored)
+        return predict(model, variables, shown, key, draws, scored, calibration)
 
     pieces = []
     for index, rows in enumerate(batches(series.batch, batch_size)):
         scored = None if targets is None else targets.take(rows)
-        piece = one(variables, series.take(rows), scored, jax.random.fold_in(key, index))
+        batch_key = jax.random.fold_in(key, index)
+        piece = one(variables, series.take(rows), scored, batch_key, calibration)
         pieces.append(jax.device_get(piece))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
 

@@ -14,7 +14,7 @@ from jdmm.plotting import Panel
 from jdmm.prediction import Prediction
 from jdmm.series import Series
 from jdmm.settings import flat
-from jdmm.tasks import squared_error
+from jdmm.tasks import held_out, squared_error
 
 RANKS = ("best", "median", "worst")
 Outcomes = Mapping[str, tuple[Prediction, Series]]
@@ -32,8 +32,12 @@ def draw_figures(
     turn = np.sum(clean["x"][:, :-1] * np.diff(clean["y"], axis=1), (1, 2)) - np.sum(
         clean["y"][:, :-1] * np.diff(clean["x"], axis=1), (1, 2)
     )
-    figures["latents"] = plotting.latent_trajectories(
-        mean, np.sqrt(variance), (turn > 0).astype(int), ("clockwise", "counterclockwise")
+    if mean.shape[-1]:
+        figures["latents"] = plotting.latent_trajectories(
+            mean, np.sqrt(variance), (turn > 0).astype(int), ("clockwise", "counterclockwise")
+        )
+    figures["reliability"] = plotting.reliability(
+        {task: held_out(told.pit, shown, targets) for task, (told, shown) in outcomes.items()}
     )
     records = read_metrics(workdir)
     records = [record for record in records if record["start"] == records[-1]["start"]]
@@ -93,6 +97,9 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         "score and negative log-likelihood (nats).",
         "",
         *table(results),
+        "",
+        "Chosen on validation series: posterior draws with {posterior:g} times their noise, "
+        "emissions with {emission:g} times their spread.".format(**results["calibration"]),
         *_evidence(results),
     ]
     for figure in figures:

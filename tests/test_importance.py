@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm import ChainModel, InputError, Modality, filtering, gaussian, importance
+from jdmm import ChainModel, InputError, Modality, gaussian, importance
 from jdmm.gaussian import Moments
 from jdmm.series import series_from_arrays
 from jdmm.smoothing import SmoothedPosterior
@@ -29,8 +29,8 @@ class Linear(ChainModel):
     def decode(self, variables, states):
         return {"x": (states, jnp.full_like(states, jnp.log(jnp.expm1(NOISE - 1e-3))))}
 
-    def chain(self, variables, series, key):
-        noise = filtering.particles(key, 1, series.index, series.time, 1)[:, 0, 0, :, None]
+    def chain(self, variables, series, key, scale=1.0):
+        noise = jnp.swapaxes(self.noise(series, key, scale), 1, 2)
 
         def step(state, inputs):
             value, seen, own, first = inputs

@@ -13,6 +13,7 @@ from jdmm.likelihoods import (
     NormalMixture,
     mixture_log_prob,
     positive,
+    unpositive,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -171,3 +172,28 @@ def test_mixture_log_prob_far_in_the_tail():
     found = mixture_log_prob(Normal(), raw, jnp.array([1000.0]))
     expected = log_normal(np.array([1000.0]), 0.0, (np.log(2) + 1e-3) ** 2)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_spread(scale):
+    """Normals have `scale` times their sd, odds are taken to the power 1 / scale."""
+    mean, raw_sd = Normal().spread(raws(MEAN, RAW_SD), scale)
+    np.testing.assert_array_equal(mean, MEAN)
+    np.testing.assert_allclose(positive(raw_sd), scale * SD, rtol=1e-9)
+    logits, means, raw_sds = NormalMixture(5).spread(raws(LOGITS, MEANS, RAW_SDS), scale)
+    np.testing.assert_array_equal(means, MEANS)
+    np.testing.assert_array_equal(logits, LOGITS)
+    expected = scale * (np.log1p(np.exp(RAW_SDS)) + 1e-3)
+    np.testing.assert_allclose(positive(raw_sds), expected, rtol=1e-9)
+    (logit,) = Bernoulli().spread(raws(LOGIT), scale)
+    odds = sigmoid(np.array(logit)) / sigmoid(-np.array(logit))
+    np.testing.assert_allclose(odds, np.exp(LOGIT) ** (1 / scale), rtol=1e-9)
+    (spread,) = Categorical(5).spread(raws(LOGITS), scale)
+    np.testing.assert_allclose(spread, LOGITS / scale, rtol=1e-12)
+
+
+def test_unpositive():
+    """The inverse of `positive`; finite below what it can give."""
+    sd = np.array([0.0011, 0.002, 0.5, 3.0, 200.0])
+    np.testing.assert_allclose(positive(unpositive(jnp.array(sd))), sd, rtol=1e-9)
+    assert np.isfinite(unpositive(jnp.array([0.0, 1e-3]))).all()

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import objectives
+from jdmm import filtering, objectives
 from jdmm.errors import InputError
 from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
 from jdmm.networks import LabelEncoder, MLPDecoder, MLPEncoder
@@ -122,14 +122,22 @@ class ChainModel(abc.ABC):
 
     @abc.abstractmethod
     def chain(
-        self, variables: Variables, series: Series, key: jax.Array | None
+        self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """Posterior, prior and states of one pass; the states are drawn, or means without `key`.
+
+        The noise of the drawn states is multiplied by `scale`; `self.noise` makes it.
 
         `posterior` and `prior` are of z, ``(batch, time, latent)``; `states` begin with z and may
         hold more for the decoder. Where nothing is observed at or after a step, the posterior is
         the prior.
         """
+
+    def noise(self, series: Series, key: jax.Array | None, scale: Any = 1.0) -> jax.Array:
+        """Normal numbers ``(time, latent, batch)`` for the states of a chain; 0 without a key."""
+        if key is None:
+            return jnp.zeros((series.time, self.latent, series.batch))
+        return scale * filtering.particles(key, 1, series.index, series.time, self.latent)[:, :, 0]
 
     @property
     def likelihoods(self) -> dict[str, Likelihood]:
@@ -175,10 +183,10 @@ class ChainModel(abc.ABC):
         return self.chain(variables, series, None)
 
     def draw(
-        self, variables: Variables, series: Series, key: jax.Array, count: int
+        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> SmoothedPosterior:
-        """Draws from the posterior, ``(count, batch, time, ...)``."""
-        return jax.vmap(lambda own: self.chain(variables, series, own))(
+        """Draws from the posterior, ``(count, batch, time, ...)``, their noise times `scale`."""
+        return jax.vmap(lambda own: self.chain(variables, series, own, scale))(
             jax.random.split(key, count)
         )
 

@@ -193,11 +193,11 @@ class MDMM:
         return inference.map_sequence(parts, series, key, self.prediction_points)
 
     def draw(
-        self, variables: Variables, series: Series, key: jax.Array, count: int
+        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """Posterior draws of latent sequences, ``(count, batch, time, latent)``."""
         parts = self.parts(variables)
-        return inference.draw_sequences(parts, series, key, self.prediction_points, count)
+        return inference.draw_sequences(parts, series, key, self.prediction_points, count, scale)
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""

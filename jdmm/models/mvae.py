@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import filtering, gaussian
+from jdmm import gaussian
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.likelihoods import Raw
 from jdmm.models.base import ChainModel, Modality, Variables, decoder_of, encoder_of
@@ -68,17 +68,14 @@ class MVAE(ChainModel):
         return self._method(variables, Networks.decode)(states)
 
     def chain(
-        self, variables: Variables, series: Series, key: jax.Array | None
+        self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """All steps at once."""
         evidence = self._method(variables, Networks.encode)(series)
         prior = Moments(jnp.zeros_like(evidence.shift), jnp.ones_like(evidence.shift))
         posterior = gaussian.moments(gaussian.product(gaussian.natural(prior), evidence))
-        states = posterior.mean
-        if key is not None:
-            noise = filtering.particles(key, 1, series.index, series.time, self.latent)[:, :, 0]
-            states = gaussian.sample(posterior, jnp.moveaxis(noise, -1, 0))
-        return SmoothedPosterior(prior, posterior, states)
+        noise = jnp.moveaxis(self.noise(series, key, scale), -1, 0)
+        return SmoothedPosterior(prior, posterior, gaussian.sample(posterior, noise))
 
     @property
     def _networks(self) -> Networks:

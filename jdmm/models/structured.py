@@ -136,17 +136,14 @@ class Structured(ChainModel):
         return {modality.name: decode(modality.name, states) for modality in self.modalities}
 
     def chain(
-        self, variables: Variables, series: Series, key: jax.Array | None
+        self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """One pass; after a series' last observation the posterior is the prior."""
         combine = self._method(variables, Networks.combine)
         move = self._method(variables, Networks.move)
         summary, seen = self._summary(variables, series)
         informed = jax.lax.associative_scan(jnp.logical_or, seen, reverse=True)
-        shape = (series.time, self.latent, series.batch)
-        noise = jnp.zeros(shape)
-        if key is not None:
-            noise = filtering.particles(key, 1, series.index, series.time, self.latent)[:, :, 0]
+        noise = self.noise(series, key, scale)
 
         def _step(carry, inputs):
             """z_{t-1} -> z_t."""
@@ -163,7 +160,7 @@ class Structured(ChainModel):
             state = gaussian.sample(posterior, step_noise)
             return (state, jnp.zeros_like(first)), (prior, posterior, state)
 
-        start = (jnp.zeros(shape[1:]), jnp.array(True))
+        start = (jnp.zeros(noise.shape[1:]), jnp.array(True))
         _, chain = jax.lax.scan(_step, start, (summary, informed, noise))
         return SmoothedPosterior(
             *jax.tree.map(lambda leaf: filtering.unfold(leaf, [series.batch]), chain)

@@ -10,12 +10,13 @@ recurrent network is left: the RNN-GMM.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import filtering, gaussian
+from jdmm import gaussian
 from jdmm.errors import InputError
 from jdmm.gaussian import Moments
 from jdmm.likelihoods import Normal, NormalMixture, Raw
@@ -134,15 +135,12 @@ class VRNN(ChainModel):
         return self._networks.apply(variables, states, method=Networks.decode)  # type: ignore[return-value]
 
     def chain(
-        self, variables: Variables, series: Series, key: jax.Array | None
+        self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """One pass forwards; the states hold z_t and h_{t-1} side by side."""
-        noise = jnp.zeros((series.time, series.batch, self.latent))
-        keys = None
+        noise_key = keys = None
         if key is not None:
             noise_key, feed_key = jax.random.split(key)
-            drawn = filtering.particles(noise_key, 1, series.index, series.time, self.latent)
-            noise = jnp.swapaxes(drawn[:, :, 0], 1, 2)
             own = jax.vmap(lambda index: jax.random.fold_in(feed_key, index))(series.index)
             steps = jnp.arange(series.time)
             keys = jax.vmap(lambda step: jax.vmap(lambda key: jax.random.fold_in(key, step))(own))(
@@ -156,6 +154,7 @@ class VRNN(ChainModel):
         inputs = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1), (series.values, series.observed)
         )
+        noise = jnp.swapaxes(self.noise(series, noise_key, scale), 1, 2)
         _, chain = jax.lax.scan(
             _step, jnp.zeros((series.batch, self.hidden)), (*inputs, noise, keys)
         )
