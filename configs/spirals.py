@@ -45,6 +45,11 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.data.dir = ""  # where the data set is prepared; "" is the user's cache directory
     config.data.validation = 60  # series cut from the 600 training series
 
+    config.data.withheld = ConfigDict()  # missing from training and validation series for good
+    config.data.withheld.uniform = 0.0  # fraction of the steps of each modality
+    config.data.withheld.burst = 0.0  # the same in one stretch
+    config.data.withheld.modality = 0.0  # share of the series that miss one modality wholly
+
     config.model = ConfigDict()
     config.model.name = "mdmm"
     config.model.latent = 5

@@ -128,6 +128,49 @@ def delete(key: jax.Array, series: Series, deletions: Deletions) -> dict[str, ja
     return kept
 
 
+@dataclass(frozen=True)
+class Withheld:
+    """What is missing from the training and validation series for good: weak supervision.
+
+    Attributes:
+        uniform: fraction of the steps of each modality, one by one.
+        burst: fraction of the length, one stretch of each modality.
+        modality: share of the series of which one modality, each as often, is missing wholly.
+    """
+
+    uniform: float = 0.0
+    burst: float = 0.0
+    modality: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible fractions."""
+        for name in ("uniform", "burst", "modality"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"expected data.withheld.{name} within 0..1, got {getattr(self, name)}"
+                )
+
+
+def withhold(key: jax.Array, series: Series, withheld: Withheld) -> dict[str, jax.Array]:
+    """Draws what `withheld` leaves of `series`: a mask ``(batch, time, 1)`` per modality."""
+    names = sorted(series.values)
+    draws = uniform(key, series, 1 + len(names) * (1 + series.time))
+    orders = draws[:, 1 + len(names) :].reshape(series.batch, series.time, len(names))
+    # exactly that share of the series, those of the lowest draws
+    rank = jnp.argsort(jnp.argsort(draws[:, 0]))
+    loses = rank < jnp.round(withheld.modality * series.batch)
+    chosen = rank % len(names)
+    kept = {}
+    for number, name in enumerate(names):
+        whole = ~(loses & (chosen == number))
+        kept[name] = (
+            whole[:, None, None]
+            & burst(draws[:, 1 + number], series, withheld.burst)
+            & scattered(orders[..., number], series, withheld.uniform)
+        )
+    return kept
+
+
 def is_range(pair: Sequence[float]) -> bool:
     """Whether `pair` is two rising fractions."""
     return len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1

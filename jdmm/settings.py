@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from jdmm.corruption import Deletions
+from jdmm import corruption
+from jdmm.corruption import Deletions, Withheld
 from jdmm.data.spirals import Split, load_spirals
 from jdmm.errors import InputError
 from jdmm.logs import replace_text
@@ -56,9 +58,18 @@ def train_settings(config: Config) -> TrainSettings:
 
 
 def load_data(config: Config) -> dict[str, Split]:
-    """The configured data set: "train", "validation" and "test"."""
+    """The configured data set: "train", "validation" and "test".
+
+    What `data.withheld` says is missing from the first two; the test series are complete.
+    """
     _modalities(config)
-    return load_spirals(config.data.dir or None, config.data.validation, seed=0)
+    splits = load_spirals(config.data.dir or None, config.data.validation, seed=0)
+    withheld = Withheld(**config.data.withheld)
+    for number, name in enumerate(("train", "validation")):
+        series = splits[name].noisy
+        kept = corruption.withhold(jax.random.key(number), series, withheld)
+        splits[name] = splits[name]._replace(noisy=jax.device_get(series.hide(kept)))
+    return splits
 
 
 def check(config: Config) -> None:
@@ -70,6 +81,7 @@ def check(config: Config) -> None:
     try:
         build_model(config)
         train_settings(config)
+        Withheld(**config.data.withheld)
         evaluation = config.eval
         at_least("seeds", config.seeds, 1)
         last = config.seed + config.seeds - 1

@@ -53,6 +53,19 @@ def conditional_generation(key: jax.Array, series: Series) -> Keep:
     return {name: jnp.ones_like(part) if name == names[0] else part for name in names}
 
 
+def weak_supervision(key: jax.Array, series: Series) -> Keep:
+    """The first and the last 25 % are hidden, and a random half of the rest of each modality."""
+    middle = corruption.segment(series, 0.25, 0.75)
+    names = sorted(series.values)
+    draws = corruption.uniform(key, series, series.time * len(names))
+    orders = draws.reshape(series.batch, series.time, len(names))
+    orders = jnp.where(middle, orders, jnp.inf)  # a quarter of all is half of the middle
+    return {
+        name: middle & corruption.scattered(orders[..., number], series, 0.25)
+        for number, name in enumerate(names)
+    }
+
+
 TASKS: dict[str, Task] = {
     task.__name__: task
     for task in (
@@ -61,6 +74,7 @@ TASKS: dict[str, Task] = {
         forward_extrapolation,
         backward_extrapolation,
         conditional_generation,
+        weak_supervision,
     )
 }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm import corruption
+from jdmm import InputError, corruption
 from jdmm.corruption import segment
 from jdmm.series import Series, series_from_arrays
 
@@ -157,3 +157,34 @@ def test_hiding_never_reveals(delete):
     np.testing.assert_array_equal(
         found.values["x"], np.where(expected, value, 0).astype(np.float32)
     )
+
+
+def test_withhold():
+    """Exact fractions of the steps, one stretch, and whole modalities of a share of the series."""
+    series = series_from_arrays({"x": np.zeros((40, 50)), "y": np.zeros((40, 50))})
+    key = jax.random.key(0)
+    uniform = corruption.withhold(key, series, corruption.Withheld(uniform=0.7))
+    for kept in uniform.values():
+        np.testing.assert_array_equal(kept[..., 0].sum(1), 15)
+    assert (uniform["x"] != uniform["y"]).any()
+    for kept in corruption.withhold(key, series, corruption.Withheld(burst=0.4)).values():
+        edges = np.abs(
+            np.diff(np.pad(kept[..., 0].astype(int), ((0, 0), (1, 1)), constant_values=1))
+        )
+        np.testing.assert_array_equal(kept[..., 0].sum(1), 30)
+        np.testing.assert_array_equal(edges.sum(1), 2)
+    lost = {
+        name: ~np.array(kept).any((1, 2))
+        for name, kept in corruption.withhold(
+            key, series, corruption.Withheld(modality=0.6)
+        ).items()
+    }
+    assert lost["x"].sum() == lost["y"].sum() == 12 and not (lost["x"] & lost["y"]).any()
+    whole = corruption.withhold(key, series, corruption.Withheld())
+    assert all(kept.all() for kept in whole.values())
+
+
+@pytest.mark.parametrize("name", ["uniform", "burst", "modality"])
+def test_impossible_withheld(name):
+    with pytest.raises(InputError, match=f"data.withheld.{name} within"):
+        corruption.Withheld(**{name: 1.1})

@@ -17,6 +17,7 @@ import pytest
 from configs import spirals
 from jdmm import DivergenceError, InputError, Interrupted, experiment, settings
 from jdmm.data.files import write_npz
+from jdmm.models.base import nothing
 
 ROOT = Path(__file__).parent.parent
 TASKS = (
@@ -101,9 +102,15 @@ def test_output_contract(finished):
     for scores in results["tasks"].values():
         for truth in ("mse_clean", "mse_noisy"):
             assert scores[truth]["mean"] > 0 and scores[truth]["sd"] > 0
-        assert 0 <= scores["coverage95"] <= 1
+        assert 0 <= scores["coverage50"] <= scores["coverage80"] <= scores["coverage95"] <= 1
+        assert scores["crps"] > 0
         assert np.isfinite(scores["nll"])
-    for name in ("config.json", "report.md", "figures/tasks.png", "figures/latents.png"):
+    assert results["evidence"]["bound1"] < results["evidence"]["bound10"]
+    assert 1 <= results["evidence"]["effective_draws"] <= 10
+    kept = json.loads((workdir / "calibration.json").read_text())
+    assert kept == {**results["calibration"], "params_sha256": results["params_sha256"]}
+    figures = [f"figures/{name}.png" for name in ("tasks", "latents", "reliability")]
+    for name in ("config.json", "report.md", *figures):
         assert (workdir / name).stat().st_size > 0
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 1, 2, 3]
@@ -141,7 +148,7 @@ def test_several_seeds(data_dir, tmp_path, capsys):
 def test_published_size():
     config = spirals.get_config("paper")
     model = settings.build_model(config)
-    variables = model.init(jax.random.key(0), experiment._example(model))
+    variables = model.init(jax.random.key(0), nothing(model.modalities, 1, 1))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 1854
 
 

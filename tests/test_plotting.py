@@ -247,3 +247,28 @@ assert matplotlib.rcParams.copy() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_reliability(tmp_path):
+    """Curves are the shares of |pit - 0.5| below half the level."""
+    rng = np.random.default_rng(0)
+    figure = plotting.reliability({"good": rng.random(5000), "too_sure": rng.random(5000) > 0.5})
+    diagonal, good, sure = figure.axes[0].lines
+    np.testing.assert_allclose(diagonal.get_ydata(), [0, 1])
+    np.testing.assert_allclose(good.get_ydata(), good.get_xdata(), atol=0.03)
+    np.testing.assert_array_equal(np.asarray(sure.get_ydata())[:-1], 0)
+    assert "too sure" in _texts(figure)
+    _draw(figure, tmp_path)
+
+
+def test_scores_as_bars_and_as_curves(tmp_path):
+    bars = plotting.scores({"drop_half": {"a": (0.1, 0.01), "b": (0.3, 0.0)}, "other": {}}, "MSE")
+    assert [patch.get_height() for patch in bars.axes[0].patches] == [0.1, 0.3]
+    assert bars.axes[0].get_title() == "drop half"
+    _draw(bars, tmp_path)
+    runs = {"a@0.5": (0.2, 0.0), "a@0": (0.1, 0.0), "b@0": (0.3, 0.0), "b@0.5": (0.4, 0.0)}
+    curves = plotting.scores({"drop_half": runs}, "MSE")
+    first, second = curves.axes[0].lines[0], curves.axes[0].lines[-1]
+    np.testing.assert_allclose(first.get_xydata(), [[0, 0.1], [0.5, 0.2]])
+    assert second.get_xydata() is not None and "b" in _texts(curves)
+    _draw(curves, tmp_path)
