@@ -20,11 +20,15 @@ class StateDense(nn.Module):
     """
 
     units: int
+    identity: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """``kernel^T z + bias``."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (z.shape[0], self.units))
+        """``kernel^T z + bias``; `identity` is where the kernel starts, else at random."""
+        start = nn.initializers.lecun_normal()
+        if self.identity:
+            start = lambda key, shape: jnp.eye(*shape)  # noqa: E731
+        kernel = self.param("kernel", start, (z.shape[0], self.units))
         bias = self.param("bias", nn.initializers.zeros, (self.units,))
         return jnp.tensordot(kernel, z, (0, 0)) + bias.reshape(-1, *(1,) * (z.ndim - 1))
 
@@ -33,10 +37,16 @@ class GatedTransition(nn.Module):
     """z -> N(mean, sd^2): a gate mixes a linear and a nonlinear guess.
 
     As a quotient of densities it is p(z' | z) / p(z'), an expert to be multiplied by the prior.
+
+    Attributes:
+        latent: D.
+        hidden: H.
+        identity: whether the linear guess starts as the state itself (Krishnan et al. 2017).
     """
 
     latent: int
     hidden: int
+    identity: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> Moments:
@@ -44,7 +54,7 @@ class GatedTransition(nn.Module):
         hidden = nn.relu(StateDense(2 * self.hidden, name="hidden_layers")(z))
         gate = nn.sigmoid(StateDense(self.latent, name="gate")(hidden[: self.hidden]))
         nonlinear = StateDense(self.latent, name="nonlinear")(hidden[self.hidden :])
-        linear = StateDense(self.latent, name="linear")(z)
+        linear = StateDense(self.latent, self.identity, name="linear")(z)
         sd = positive(StateDense(self.latent, name="sd")(nonlinear))
         return Moments(linear + gate * (nonlinear - linear), sd**2)
 

@@ -7,11 +7,11 @@ import pytest
 
 from configs import spirals
 from configs.studies import spirals_methods
-from jdmm import InputError, experiment, settings, study
+from jdmm import InputError, experiment, report, settings, study
 
 
-def small(data_dir, preset):
-    config = spirals.get_config(preset)
+def small(data_dir, hidden):
+    config = spirals.get_config("mvae")
     config.update_from_flattened_dict(
         {
             "data.dir": str(data_dir),
@@ -21,22 +21,30 @@ def small(data_dir, preset):
             "seeds": 2,
             "train.restarts": 1,
             "train.warmup_epochs": 0.0,
-            "model.hidden": 2,
+            "model.hidden": hidden,
             "eval.draws": 2,
             "eval.batch_size": 400,
-            "eval.tasks": ("reconstruction", "drop_half"),
-            "eval.importance": (1,),
+            "eval.tasks": ("drop_half",),
+            "eval.importance": (),
             "eval.calibrate": False,
         }
     )
     return config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_the_figures_of_each_run():
+    """Which take most of the time, and which the tests of runs look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_figures", lambda *_: [])
+        yield
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A study of which the second run alone has been run, and then the rest."""
     data_dir, workdir = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs") / "small"
-    methods = {name: small(data_dir, name) for name in ("mvae", "rnn_gmm")}
+    methods = {"narrow": small(data_dir, 2), "wide": small(data_dir, 4)}
     study.run(methods, workdir, only=1)
     first = (workdir / "results.jsonl").read_text()
     study.run(methods, workdir)
@@ -53,7 +61,7 @@ def test_each_run_and_seed_has_a_line(done):
     told = (workdir / "study.md").read_text()
     values = [each["tasks"]["drop_half"]["mse_noisy"]["mean"] for each in records[:2]]
     mean, sd = sum(values) / 2, abs(values[0] - values[1]) / 2
-    assert f"{mean:.4f} ({sd:.4f})" in told and "| rnn_gmm | 2 |" in told
+    assert f"{mean:.4f} ({sd:.4f})" in told and "| wide | 2 |" in told
     assert (workdir / "figures" / "scores.png").stat().st_size > 0
 
 
@@ -68,7 +76,7 @@ def test_what_is_finished_is_not_run_again(done, monkeypatch):
 def test_another_study_in_the_same_place_is_refused(done):
     methods, workdir, _ = done
     other = {name: config.copy_and_resolve_references() for name, config in methods.items()}
-    other["mvae"].epochs = 7
+    other["narrow"].epochs = 7
     with pytest.raises(InputError, match="epochs is 1 there and 7 here"):
         study.run(other, workdir)
 
@@ -106,7 +114,7 @@ def test_a_search_keeps_to_the_validation_score(tmp_path):
     rates = []
 
     def suggest(trial):
-        config = small(tmp_path / "data", "mvae")
+        config = small(tmp_path / "data", 2)
         config.seeds = 1
         config.learning_rate = trial.suggest_float("learning_rate", 0.001, 0.1, log=True)
         rates.append(config.learning_rate)

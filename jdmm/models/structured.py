@@ -37,7 +37,7 @@ class Networks(nn.Module):
     def setup(self) -> None:
         """Makes the submodules."""
         names = [modality.name for modality in self.modalities]
-        self.transition = GatedTransition(self.latent, self.hidden)
+        self.transition = GatedTransition(self.latent, self.hidden, identity=True)
         self.embeddings = {name: StateDense(self.hidden) for name in names}
         self.recurrent = {name: GRU(self.hidden) for name in names}
         self.starts = {
