@@ -132,7 +132,7 @@ def quantiles(draws: jax.Array, levels: jax.Array) -> jax.Array:
 
 
 def probability_integral_transform(draws: jax.Array, value: jax.Array) -> jax.Array:
-    """The level at which `quantiles` of the sorted `draws` ``(draw, ...)`` give `value`."""
+    """The level at which `quantiles` of `draws` ``(draw, ...)`` give `value`."""
     below = draws < value[None]
     first = jnp.max(jnp.where(below, draws, -jnp.inf), 0)
     last = jnp.min(jnp.where(below, jnp.inf, draws), 0)

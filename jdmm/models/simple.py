@@ -1,0 +1,154 @@
+"""What any model should beat: the mean, the last value carried on, linear interpolation.
+
+Each is the posterior mean of a Gaussian process per feature, which gives its uncertainty: values
+independent of each other, or a random walk that is seen without error, told of the past alone
+(carried) or of both sides (a Brownian bridge between neighbours, a walk beyond the ends). Nothing
+is trained; the mean and the variances of values and of steps are those of the training series.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm.errors import InputError
+from jdmm.gaussian import Moments
+from jdmm.likelihoods import Likelihood, Normal, Raw, unpositive
+from jdmm.models.base import Config, Modality, Variables, nothing
+from jdmm.series import Series
+from jdmm.smoothing import SmoothedPosterior
+
+KINDS = ("mean", "carry", "interpolate")
+
+
+@dataclass(frozen=True)
+class Simple:
+    """A baseline for imputation; its states are the values of all modalities side by side.
+
+    Attributes:
+        modalities: the observation sequences, all of them numbers.
+        kind: "mean", "carry" or "interpolate".
+    """
+
+    modalities: tuple[Modality, ...]
+    kind: str = "interpolate"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        if self.kind not in KINDS:
+            raise InputError(f"expected model.kind among {', '.join(KINDS)}, got {self.kind!r}")
+        for modality in self.modalities:
+            if not isinstance(modality.likelihood, Normal):
+                raise InputError(f"expected numbers in {modality.name!r} for a simple baseline")
+
+    @classmethod
+    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
+        """The model of the field `model` of a configuration."""
+        return cls(modalities, config.model.kind)
+
+    @property
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """Modality -> likelihood."""
+        return {m.name: m.likelihood for m in self.modalities}
+
+    def fit(self, key: jax.Array, series: Series) -> Variables:
+        """Mean, variance of the values and of their steps, ``(feature,)``.
+
+        Raises:
+            InputError: if a feature is never observed, or never twice in a row.
+        """
+        del key
+        values, seen = (np.asarray(leaf) for leaf in side_by_side(series))
+        both = seen[:, 1:] & seen[:, :-1]
+        if not seen.any((0, 1)).all() or not both.any((0, 1)).all():
+            raise InputError("expected every feature to be observed twice in a row somewhere")
+        mean = np.mean(values, (0, 1), where=seen)
+        steps = np.mean(np.diff(values, axis=1) ** 2, (0, 1), where=both)
+        variance = np.mean((values - mean) ** 2, (0, 1), where=seen)
+        return {"mean": mean, "variance": variance, "step": steps}
+
+    def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
+        """The posterior of every value, ``(batch, time, feature)``."""
+        del key
+        moments = self._moments(variables, series)
+        return SmoothedPosterior(moments, moments, moments.mean)
+
+    def draw(
+        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
+    ) -> SmoothedPosterior:
+        """Draws of every value by itself, ``(count, batch, time, feature)``."""
+        moments = self._moments(variables, series)
+        every = Moments(*(jnp.broadcast_to(leaf, (count, *leaf.shape)) for leaf in moments))
+        noise = scale * jax.random.normal(key, every.mean.shape)
+        return SmoothedPosterior(every, every, every.mean + every.sd * noise)
+
+    def sample(
+        self, variables: Variables, key: jax.Array, count: int, time: int, reverse: bool = False
+    ) -> jax.Array:
+        """Draws given nothing, ``(count, time, feature)``: values, each by itself."""
+        del reverse
+        return self.draw(variables, nothing(self.modalities, count, time), key, 1).states[0]
+
+    def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
+        """The values themselves, with the smallest sd that there is."""
+        del variables
+        return apart(self.modalities, states, jnp.full(states.shape[-1:], 1e-3))
+
+    def _moments(self, variables: Variables, series: Series) -> Moments:
+        values, seen = side_by_side(series)
+        time = jnp.arange(series.time, dtype=float)[None, :, None]
+        mean, variance, step = (
+            jnp.broadcast_to(variables[name], values.shape) for name in ("mean", "variance", "step")
+        )
+        if self.kind == "mean":
+            return Moments(jnp.where(seen, values, mean), jnp.where(seen, 0.0, variance))
+        before, last = _nearest(values, seen, time, reverse=False)
+        after, following = _nearest(values, seen, time, reverse=True)
+        past, future = last >= 0, following < series.time
+        if self.kind == "carry":
+            future = jnp.zeros_like(future)
+        gone, ahead = time - last, following - time
+        share = jnp.where(gone + ahead > 0, gone / jnp.maximum(gone + ahead, 1), 0.0)
+        between = before + share * (after - before)
+        found = jnp.where(past & future, between, jnp.where(past, before, after))
+        distance = jnp.where(past & future, share * ahead, jnp.where(past, gone, ahead))
+        known = past | future
+        return Moments(
+            jnp.where(known, found, mean),
+            jnp.where(known, jnp.minimum(distance * step, variance), variance),
+        )
+
+
+def _nearest(
+    values: jax.Array, seen: jax.Array, time: jax.Array, reverse: bool
+) -> tuple[jax.Array, jax.Array]:
+    """The last observed value up to each step and its time; -1 and beyond the end: none."""
+    nothing = jnp.full(values.shape, float(values.shape[1]) if reverse else -1.0)
+    own = (jnp.where(seen, values, 0.0), jnp.where(seen, time, nothing), seen)
+
+    def later(first: Any, second: Any) -> Any:
+        kept = jax.tree.map(lambda a, b: jnp.where(second[2], b, a), first[:2], second[:2])
+        return (*kept, first[2] | second[2])
+
+    value, when, _ = jax.lax.associative_scan(later, own, reverse=reverse, axis=1)
+    return value, when
+
+
+def side_by_side(series: Series) -> tuple[jax.Array, jax.Array]:
+    """Values and masks of all modalities, ``(batch, time, feature)``."""
+    trees = (series.values, series.observed)
+    values, seen = (jnp.concatenate([jnp.asarray(v) for v in t.values()], -1) for t in trees)
+    return values, seen
+
+
+def apart(modalities: tuple[Modality, ...], states: jax.Array, sd: jax.Array) -> dict[str, Raw]:
+    """Raw outputs of each modality from means ``(..., feature)`` and sd ``(feature,)``."""
+    raw_sd = jnp.broadcast_to(unpositive(sd), states.shape)
+    raw, start = {}, 0
+    for modality in modalities:
+        own = slice(start, start + modality.features)
+        raw[modality.name] = (states[..., own], raw_sd[..., own])
+        start += modality.features
+    return raw

@@ -1,0 +1,182 @@
+"""Filter, smoother, draws and EM against one dense joint Gaussian; the simple baselines by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from jdmm import InputError, Modality, series_from_arrays
+from jdmm.models.linear import Linear, Parameters, draw_states, em_step, kalman_smoother
+from jdmm.models.simple import Simple
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+TIME, LATENT, FEATURES = 6, 2, 3
+MASKS = {
+    "complete": np.ones((TIME, FEATURES), bool),
+    "features missing": np.random.default_rng(3).random((TIME, FEATURES)) < 0.5,
+    "stretch missing": np.repeat(np.array([1, 0, 0, 0, 1, 1], bool)[:, None], FEATURES, 1),
+    "ends missing": np.repeat(np.array([0, 0, 1, 1, 0, 0], bool)[:, None], FEATURES, 1),
+    "everything missing": np.zeros((TIME, FEATURES), bool),
+}
+
+
+def parameters(seed=0):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(2, LATENT, LATENT))
+    return Parameters(
+        mean=rng.normal(size=LATENT),
+        covariance=root[0] @ root[0].T + 0.1 * np.eye(LATENT),
+        transition=0.6 * rng.normal(size=(LATENT, LATENT)),
+        drift=rng.normal(size=LATENT),
+        noise=0.3 * root[1] @ root[1].T + 0.05 * np.eye(LATENT),
+        emission=rng.normal(size=(FEATURES, LATENT)),
+        offset=rng.normal(size=FEATURES),
+        variance=rng.uniform(0.1, 0.5, FEATURES),
+    )
+
+
+def joint(p, time=TIME):
+    """Means and covariances of all states, and of all values given them, as one Gaussian."""
+    size = len(p.mean)
+    mean, covariance = np.zeros(time * size), np.zeros((time * size, time * size))
+    for t in range(time):
+        own = slice(t * size, (t + 1) * size)
+        past = slice((t - 1) * size, t * size)
+        if t == 0:
+            mean[own], covariance[own, own] = p.mean, p.covariance
+            continue
+        mean[own] = p.transition @ mean[past] + p.drift
+        covariance[own, : t * size] = p.transition @ covariance[past, : t * size]
+        covariance[: t * size, own] = covariance[own, : t * size].T
+        covariance[own, own] = p.transition @ covariance[past, past] @ p.transition.T + p.noise
+    emission = np.kron(np.eye(time), p.emission)
+    return mean, covariance, emission, np.tile(p.offset, time), np.tile(p.variance, time)
+
+
+def exact(p, values, seen):
+    """Posterior mean and covariance of all states, and log p(x), by conditioning."""
+    mean, covariance, emission, offset, variance = joint(p, len(values))
+    rows = seen.ravel()
+    emission, x = emission[rows], values.ravel()[rows] - offset[rows]
+    total = emission @ covariance @ emission.T + np.diag(variance[rows])
+    gain = np.linalg.solve(total, emission @ covariance).T
+    residual = x - emission @ mean
+    log_prob = -0.5 * (
+        residual @ np.linalg.solve(total, residual)
+        + np.linalg.slogdet(total)[1]
+        + len(x) * np.log(2 * np.pi)
+    )
+    return mean + gain @ residual, covariance - gain @ emission @ covariance, log_prob
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_smoother_is_exact(name):
+    p, seen = parameters(), MASKS[name]
+    values = np.where(seen, np.random.default_rng(1).normal(0, 2, (TIME, FEATURES)), 0.0)
+    mean, covariance, log_prob = exact(p, values, seen)
+    found = jax.jit(kalman_smoother)(p, values, seen)
+    blocks = covariance.reshape(TIME, LATENT, TIME, LATENT)
+    np.testing.assert_allclose(found[0].ravel(), mean, atol=1e-9)
+    for t in range(TIME):
+        np.testing.assert_allclose(found[1][t], blocks[t, :, t], atol=1e-9)
+    for t in range(TIME - 1):
+        np.testing.assert_allclose(found[2][t], blocks[t + 1, :, t], atol=1e-9)
+    np.testing.assert_allclose(found[3], log_prob, atol=1e-8)
+
+
+def test_draws_have_the_exact_covariance():
+    p, seen = parameters(), MASKS["features missing"]
+    values = np.where(seen, np.random.default_rng(1).normal(0, 2, (TIME, FEATURES)), 0.0)
+    mean, covariance, _ = exact(p, values, seen)
+    noise = np.random.default_rng(2).normal(size=(100_000, TIME, LATENT))
+    draws = jax.jit(jax.vmap(lambda own: draw_states(p, values, seen, own)))(noise)
+    draws = np.array(draws).reshape(len(noise), -1)
+    scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    assert (np.abs(draws.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / len(noise))).all()
+    assert (np.abs(np.cov(draws.T) - covariance) < 5 * np.sqrt(2 / len(noise)) * scale).all()
+
+
+def drawn_series(count=60, time=12):
+    """From known parameters, a third of the values missing, lengths from 4 on."""
+    p, rng = parameters(4), np.random.default_rng(5)
+    state = rng.multivariate_normal(p.mean, p.covariance, count)
+    rows = []
+    for t in range(time):
+        if t:
+            step = rng.multivariate_normal(np.zeros(LATENT), p.noise, count)
+            state = state @ p.transition.T + p.drift + step
+        rows.append(
+            state @ p.emission.T + p.offset + rng.normal(size=(count, FEATURES)) * p.variance**0.5
+        )
+    values = np.stack(rows, 1)
+    values[rng.random(values.shape) < 0.33] = np.nan
+    lengths = rng.integers(4, time + 1, count)
+    return series_from_arrays({"x": values[..., :2], "y": values[..., 2]}, lengths=lengths), p
+
+
+def test_em_never_lowers_the_likelihood_and_beats_the_truth():
+    """In its own sample a maximum of the likelihood lies above the parameters that drew it."""
+    series, truth = drawn_series()
+    model = Linear((Modality("x", features=2), Modality("y")), latent=LATENT, iterations=150)
+    values = np.concatenate([series.values["x"], series.values["y"]], -1).astype(float)
+    seen = np.concatenate([series.observed["x"], series.observed["y"]], -1)
+    valid = np.array(series.valid)
+    step = jax.jit(em_step)
+    p = model._start(0, values, seen)
+    told = []
+    for _ in range(60):
+        p, log_likelihood = step(p, values, seen, valid)
+        told.append(float(log_likelihood))
+    assert (np.diff(told) > -1e-6 * np.abs(told[0])).all() and told[-1] > told[0] + 10
+    fitted = model.fit(jax.random.key(0), series)
+    ours, theirs = (
+        float(model.log_likelihood(each, series).sum()) for each in (fitted, truth._asdict())
+    )
+    assert theirs < ours < theirs + 60
+
+
+def test_a_series_does_not_depend_on_its_padding():
+    model = Linear((Modality("x", features=2), Modality("y")), latent=LATENT, iterations=3)
+    series, truth = drawn_series(3)
+    short = int(series.lengths[0])
+    cut = jax.tree.map(lambda leaf: leaf[:1, :short] if leaf.ndim == 3 else leaf[:1], series)
+    key = jax.random.key(0)
+    padded = model.infer(truth._asdict(), series, key).states[:1, :short]
+    np.testing.assert_allclose(model.infer(truth._asdict(), cut, key).states, padded, atol=1e-9)
+
+
+X = np.array([[np.nan, 1.0, np.nan, np.nan, 4.0, 6.0, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "steps"),
+    [
+        ("carry", [3.0, 1, 1, 1, 4, 6, 6], [np.inf, 0, 1, 2, 0, 0, 1]),
+        ("interpolate", [1.0, 1, 2, 3, 4, 6, 6], [1, 0, 2 / 3, 2 / 3, 0, 0, 1]),
+        ("mean", [3.0, 1, 3, 3, 4, 6, 3], [np.inf, 0, np.inf, np.inf, 0, 0, np.inf]),
+    ],
+)
+def test_simple_baselines(kind, mean, steps):
+    """Means, and variances in units of that of one step, at most that of the values."""
+    model = Simple((Modality("x"),), kind)
+    fitted = {"mean": np.array([3.0]), "variance": np.array([9.0]), "step": np.array([2.0])}
+    found = model.infer(fitted, series_from_arrays({"x": X}), jax.random.key(0))
+    np.testing.assert_allclose(found.states[0, :, 0], mean, rtol=1e-6)
+    expected = np.minimum(2.0 * np.array(steps), 9.0)
+    np.testing.assert_allclose(found.posterior.variance[0, :, 0], expected, rtol=1e-6)
+    draws = model.draw(fitted, series_from_arrays({"x": X}), jax.random.key(0), 4000).states
+    np.testing.assert_allclose(np.var(draws[:, 0, :, 0], 0), expected, atol=5 * 9 / 40)
+
+
+def test_simple_fit():
+    series = series_from_arrays({"x": X})
+    found = Simple((Modality("x"),), "mean").fit(jax.random.key(0), series)
+    values = np.array([1, 4, 6])
+    np.testing.assert_allclose(found["mean"], values.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["variance"], values.var(), rtol=1e-6)
+    np.testing.assert_allclose(found["step"], 4.0, rtol=1e-6)
+    with pytest.raises(InputError, match="twice in a row"):
+        apart = series_from_arrays({"x": X[:, :5]})
+        Simple((Modality("x"),), "mean").fit(jax.random.key(0), apart)
+    with pytest.raises(InputError, match="kind"):
+        Simple((Modality("x"),), "guess")
