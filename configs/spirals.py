@@ -26,7 +26,15 @@ METHODS = {
 }
 """Preset -> what its model is made of, beside the size."""
 
-PRESETS = ("best", "paper", "large", "smoke", *METHODS)
+FITTED = {
+    "linear": {"name": "linear", "latent": 5, "iterations": 150},
+    "mean": {"name": "simple", "kind": "mean"},
+    "carry": {"name": "simple", "kind": "carry"},
+    "interpolate": {"name": "simple", "kind": "interpolate"},
+}
+"""Preset -> all of its model."""
+
+PRESETS = ("best", "paper", "large", "smoke", *METHODS, *FITTED)
 
 
 def get_config(preset: str = "best") -> ConfigDict:
@@ -156,6 +164,12 @@ def get_config(preset: str = "best") -> ConfigDict:
         del config.inference
         if config.model.name == "structured":
             _structured(config)
+    elif preset in FITTED:
+        config.model = ConfigDict(FITTED[preset])
+        for field in ("epochs", "batch_size", "learning_rate", "inference", "loss", "train"):
+            del config[field]
+        for field in ("importance", "select"):
+            del config.eval[field]
     return config
 
 

@@ -14,7 +14,6 @@ from jax import numpy as jnp
 
 from jdmm import calibration, importance, report, settings, tasks, training
 from jdmm.data.spirals import Split
-from jdmm.importance import Evidence
 from jdmm.logs import replace_text
 from jdmm.prediction import AS_IT_IS, Calibration, predict_all
 from jdmm.schedule import Schedule
@@ -78,16 +77,18 @@ def evaluate(
     The test split's files are `results.json`, `report.md` and `figures/`; another split's carry
     its name. Of several seeds, each has its own, and `workdir` their mean and sd.
     """
-    schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
-    epochs = max(progress.steps / schedule.steps_per_epoch, 1)
+    epochs = 1.0
+    if settings.is_trained(config):
+        schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
+        epochs = max(progress.steps / schedule.steps_per_epoch, 1)
     directories = seed_dirs(config, workdir)
     each = []
     for row, (seed, directory) in enumerate(directories.items()):
         alone = jax.tree.map(lambda leaf, row=row: leaf[row], progress.best)
         facts = {
             "seed": seed,
-            "best_epoch": progress.best_epoch[row],
-            "validation_score": progress.best_score[row],
+            "best_epoch": progress.best_epoch[row] if progress.best_epoch else None,
+            "validation_score": progress.best_score[row] if progress.best_score else None,
             "train_seconds": progress.seconds,
             "seconds_per_epoch": progress.seconds / epochs,
         }
@@ -140,14 +141,6 @@ def _evaluate_seed(
     for index, name in enumerate(names):
         rows = slice(index * targets.batch, (index + 1) * targets.batch)
         outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
-    weighed = config.eval.importance and importance.evidence(
-        model,
-        variables,
-        targets,
-        jax.random.key(config.eval.seed),
-        config.eval.importance,
-        config.eval.batch_size,
-    )
     results = {
         "config": settings.plain(config),
         **facts,
@@ -159,7 +152,7 @@ def _evaluate_seed(
             name: tasks.score(prediction, seen, targets, clean)
             for name, (prediction, seen) in outcomes.items()
         },
-        "evidence": _evidence(weighed, targets) if weighed else {},
+        "evidence": _evidence(config, model, variables, targets),
     }
     suffix = _suffix(split)
     figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
@@ -168,9 +161,16 @@ def _evaluate_seed(
     return results
 
 
-def _evidence(weighed: Evidence, series: Series) -> dict[str, float]:
-    """Bounds in nats per time step, and the mean effective number of draws."""
+def _evidence(config: Config, model: Model, variables: Any, series: Series) -> dict[str, float]:
+    """Log-likelihood in nats per time step, exact, or bounds and the effective number of draws."""
     steps = float(np.sum(series.lengths))
+    if hasattr(model, "log_likelihood"):
+        return {"exact": float(jnp.sum(jax.jit(model.log_likelihood)(variables, series)) / steps)}
+    if not config.eval.get("importance"):
+        return {}
+    key, counts = jax.random.key(config.eval.seed), config.eval.importance
+    size = config.eval.batch_size
+    weighed = importance.evidence(model, variables, series, key, counts, size)
     bounds = {f"bound{count}": float(each.sum() / steps) for count, each in weighed.bounds.items()}
     return {**bounds, "effective_draws": float(weighed.effective.mean())}
 

@@ -86,9 +86,7 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         f"# {config['data']['name']}, {config['model']['name']}, seed {results['seed']}: "
         f"{results['split']} series",
         "",
-        f"{results['parameters']} parameters; best epoch {results['best_epoch']} of "
-        f"{config['epochs']} on validation; trained in {results['train_seconds']:.0f} s "
-        f"({results['seconds_per_epoch']:.2f} s per epoch), evaluated in "
+        f"{results['parameters']} parameters; {_trained(results)}, evaluated in "
         f"{results['evaluate_seconds']:.0f} s. Variables {results['params_sha256'][:12]}.",
         "",
         "Squared error per step summed over the coordinates, mean over series (sd), against the "
@@ -106,6 +104,17 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         title = figure.removesuffix(".png").replace("_", " ")
         lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
     replace_text(workdir / f"report{suffix}.md", "\n".join([*lines, *_settings(config)]) + "\n")
+
+
+def _trained(results: Mapping[str, Any]) -> str:
+    """How the variables came about, in words."""
+    if results["best_epoch"] is None:
+        return f"fitted in {results['train_seconds']:.1f} s"
+    return (
+        f"best epoch {results['best_epoch']} of {results['config']['epochs']} on validation; "
+        f"trained in {results['train_seconds']:.0f} s "
+        f"({results['seconds_per_epoch']:.2f} s per epoch)"
+    )
 
 
 def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -205,16 +214,19 @@ def table(results: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(results: Mapping[str, Any]) -> list[str]:
-    """The bounds on the log-likelihood, in words."""
-    bounds = {k: v for k, v in results["evidence"].items() if k.startswith("bound")}
-    if not bounds:
+    """The log-likelihood, in words."""
+    found = dict(results["evidence"])
+    if "exact" in found:
+        exact = _cell(found["exact"], 3)
+        return ["", f"Log-likelihood of the complete series in nats per step: {exact}."]
+    if not found:
         return []
-    told = ", ".join(f"{name.removeprefix('bound')}: {_cell(v, 3)}" for name, v in bounds.items())
+    effective = _cell(found.pop("effective_draws"), 1)
+    told = ", ".join(f"{name.removeprefix('bound')}: {_cell(v, 3)}" for name, v in found.items())
     return [
         "",
         "Log-likelihood of the complete series in nats per step, bounded by importance sampling "
-        f"with so many draws: {told}. Effective draws: "
-        f"{_cell(results['evidence']['effective_draws'], 1)}.",
+        f"with so many draws: {told}. Effective draws: {effective}.",
     ]
 
 

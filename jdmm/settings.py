@@ -41,6 +41,11 @@ def build_model(config: Config) -> Model:
     return MODELS[config.model.name].from_config(_modalities(config), config)
 
 
+def is_trained(config: Config) -> bool:
+    """Whether the model is trained step by step, and does not fit itself."""
+    return not hasattr(MODELS.get(config.model.name), "fit")
+
+
 def train_settings(config: Config) -> TrainSettings:
     """How to train, with the top-level fields.
 
@@ -80,7 +85,14 @@ def check(config: Config) -> None:
     """
     try:
         build_model(config)
-        train_settings(config)
+        if is_trained(config):
+            train_settings(config)
+            for count in config.eval.importance:
+                at_least("eval.importance", count, 1)
+            if config.eval.select not in ("score", "loss"):
+                raise InputError(
+                    f"expected eval.select 'score' or 'loss', got {config.eval.select!r}"
+                )
         Withheld(**config.data.withheld)
         evaluation = config.eval
         at_least("seeds", config.seeds, 1)
@@ -90,10 +102,6 @@ def check(config: Config) -> None:
                 raise InputError(f"expected {name} within 0..{2**32 - 1}, got {seed}")
         at_least("eval.draws", evaluation.draws, 2)
         at_least("eval.batch_size", evaluation.batch_size, 1)
-        for count in evaluation.importance:
-            at_least("eval.importance", count, 1)
-        if evaluation.select not in ("score", "loss"):
-            raise InputError(f"expected eval.select 'score' or 'loss', got {evaluation.select!r}")
         if not evaluation.tasks:
             raise InputError("expected at least one of eval.tasks, got none")
         for task in evaluation.tasks:

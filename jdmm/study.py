@@ -129,16 +129,19 @@ def tables(records: list[Record]) -> list[str]:
                 for runs in by_task.values()
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| run | seeds | parameters | best epochs | train s | bounds, nats per step |"]
+    lines += [
+        "",
+        "| run | seeds | parameters | best epochs | train s | log-likelihood, nats per step |",
+    ]
     lines.append("|---|---|---|---|---|---|")
     for name in dict.fromkeys(record["name"] for record in records):
         own = [record for record in records if record["name"] == name]
         bounds = ", ".join(
             f"{key.removeprefix('bound')}: {np.mean([each['evidence'][key] for each in own]):.3f}"
             for key in own[0]["evidence"]
-            if key.startswith("bound")
+            if key != "effective_draws"
         )
-        epochs = ", ".join(str(record["best_epoch"]) for record in own)
+        epochs = ", ".join(str(record["best_epoch"] or "-") for record in own)
         lines.append(
             f"| {name} | {len(own)} | {own[0]['parameters']} | {epochs} | "
             f"{own[0]['train_seconds']:.0f} | {bounds} |"

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import spirals
 
-METHODS = {"bfvi": "best"} | {name: name for name in spirals.METHODS}
+METHODS = {"bfvi": "best"} | {name: name for name in (*spirals.METHODS, *spirals.FITTED)}
 
 
 def get_study() -> dict[str, ConfigDict]:

@@ -23,6 +23,9 @@ from jdmm.models.simple import apart, side_by_side
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
 
+WINDOW = 10
+"""Steps that the first guess at a state looks at."""
+
 FLOOR = 1e-6
 """The smallest variance of the emissions, in units of the values' own."""
 
@@ -238,33 +241,61 @@ class Linear:
         return {m.name: m.likelihood for m in self.modalities}
 
     def fit(self, key: jax.Array, series: Series) -> dict[str, np.ndarray]:
-        """EM from random dynamics near a slow rotation; the parameters by name."""
+        """EM from `start`; the parameters by name."""
+        del key
         with jax.enable_x64(True):
             values, seen = (np.asarray(leaf) for leaf in side_by_side(series))
             values = values.astype(np.float64)
             valid = np.asarray(series.valid)
-            parameters = self._start(int(jax.random.bits(key)), values, seen)
+            parameters = self.start(values, seen)
             step = jax.jit(em_step)
             for _ in range(self.iterations):
                 parameters, _ = step(parameters, values, seen, valid)
         return {k: np.asarray(v) for k, v in parameters._asdict().items()}
 
-    def _start(self, seed: int, values: np.ndarray, seen: np.ndarray) -> Parameters:
-        rng = np.random.default_rng(seed)
-        size, features = self.latent, values.shape[-1]
+    def start(self, values: np.ndarray, seen: np.ndarray) -> Parameters:
+        """Where EM starts: states are the principal components of `WINDOW` successive steps.
+
+        Random dynamics leave it for hundreds of iterations where it explains one modality alone.
+
+        Raises:
+            InputError: if there are fewer values in a window than states.
+        """
+        size, (_, time, features) = self.latent, values.shape
+        steps = min(WINDOW, time)
+        if size > steps * features:
+            raise InputError(
+                f"expected model.latent of at most {steps * features} for {features} features and "
+                f"{time} steps, got {size}"
+            )
         count = np.maximum(seen.sum((0, 1)), 1)
         offset = values.sum((0, 1), where=seen) / count
         variance = ((values - offset) ** 2).sum((0, 1), where=seen) / count + FLOOR
-        turn = rng.normal(0, 0.2, (size, size))
+        centred = np.where(seen, values - offset, 0.0)
+        windows = np.lib.stride_tricks.sliding_window_view(centred / np.sqrt(variance), steps, 1)
+        windows = windows.reshape(*windows.shape[:2], -1)  # (batch, start, feature * step)
+        flat = windows.reshape(-1, windows.shape[-1])
+        directions = np.linalg.eigh(flat.T @ flat)[1][:, : -size - 1 : -1]
+        states = windows @ directions
+        states /= np.sqrt((states**2).mean((0, 1))) + FLOOR
+        before, after = states[:, :-1].reshape(-1, size), states[:, 1:].reshape(-1, size)
+        transition, noise = 0.9 * np.eye(size), 0.1 * np.eye(size)
+        if len(before) > size:
+            transition = np.linalg.lstsq(before, after, rcond=None)[0].T
+            noise = np.cov((after - before @ transition.T).T).reshape(size, size)
+        middle = centred[:, steps // 2 :][:, : states.shape[1]].reshape(-1, features)
+        flat = states.reshape(-1, size)
+        emission = np.linalg.lstsq(flat, middle, rcond=None)[0].T
+        residual = ((middle - flat @ emission.T) ** 2).mean(0)
         return Parameters(
-            mean=np.zeros(size),
-            covariance=np.eye(size),
-            transition=np.linalg.qr(np.eye(size) + turn - turn.T)[0],
+            mean=states[:, 0].mean(0),
+            covariance=np.cov(states[:, 0].T).reshape(size, size) + 0.01 * np.eye(size),
+            transition=transition,
             drift=np.zeros(size),
-            noise=0.1 * np.eye(size),
-            emission=rng.normal(0, 1, (features, size)) * np.sqrt(variance / size)[:, None],
+            noise=noise + 1e-3 * np.eye(size),
+            emission=emission,
             offset=offset,
-            variance=0.5 * variance,
+            variance=np.maximum(residual, 0.01 * variance),
         )
 
     def infer(self, variables: Any, series: Series, key: jax.Array) -> SmoothedPosterior:
