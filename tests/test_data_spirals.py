@@ -56,9 +56,9 @@ def test_shapes_and_types(data_dir):
     splits = load_spirals(str(data_dir), 150, 0)
     assert list(splits) == ["train", "validation", "test"]
     for name, batch in {"train": 450, "validation": 150, "test": 400}.items():
-        noisy, clean = splits[name]
-        assert list(noisy.values) == list(clean) == ["x", "y"]
-        for array in (*noisy.values.values(), *clean.values()):
+        noisy, clean, again = splits[name]
+        assert list(noisy.values) == list(clean) == list(again) == ["x", "y"]
+        for array in (*noisy.values.values(), *clean.values(), *again.values()):
             assert array.shape == (batch, 100, 1) and array.dtype == np.float32
         assert all(mask.all() for mask in noisy.observed.values())
         assert (noisy.lengths == 100).all()
@@ -69,6 +69,16 @@ def test_test_series_are_the_published_ones_in_order(data_dir, published):
     split = load_spirals(str(data_dir), 100, 0)["test"]
     np.testing.assert_allclose(noisy_of(split), noisy[test], atol=1e-6)
     np.testing.assert_allclose(clean_of(split), clean[test], atol=1e-6)
+
+
+def test_the_second_observation_has_noise_of_its_own(data_dir):
+    """Of the published sd, and uncorrelated with the first's and between the coordinates."""
+    for split in load_spirals(str(data_dir), 100, 0).values():
+        first = noisy_of(split) - clean_of(split)
+        second = np.concatenate([split.again["x"], split.again["y"]], -1) - clean_of(split)
+        noise = np.stack([first[..., 0], first[..., 1], second[..., 0], second[..., 1]])
+        found = np.cov(noise.reshape(4, -1))
+        np.testing.assert_allclose(found, 0.01 * np.eye(4), atol=5 * 0.014 / noise[0].size ** 0.5)
 
 
 def test_training_and_validation_series_are_the_other_600(data_dir, published):

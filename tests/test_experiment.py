@@ -145,6 +145,26 @@ def test_several_seeds(data_dir, tmp_path, capsys):
     experiment.sample_workdir(workdir, 2, 3)  # of the seed of the best validation
 
 
+def test_a_model_that_fits_itself(data_dir, tmp_path):
+    """Fitted, evaluated, sampled from and used, without a train step or a checkpoint."""
+    config = spirals.get_config("linear")
+    changes = {"data.dir": str(data_dir), "model.latent": 2, "model.iterations": 1}
+    config.update_from_flattened_dict({**changes, "eval.draws": 2, "eval.tasks": TASKS[1:2]})
+    workdir = tmp_path / "run"
+    results = experiment.train_and_evaluate(config, workdir)
+    assert np.isfinite(results["evidence"]["exact"]) and results["best_epoch"] is None
+    told = (workdir / "report.md").read_text()
+    assert "fitted in" in told and "nats per step:" in told
+    assert not (workdir / "checkpoints").exists()
+    again = experiment.evaluate_workdir(workdir)
+    assert again["tasks"] == results["tasks"]
+    drawn = experiment.sample_workdir(workdir, 3, 7)
+    assert drawn["x"].shape == (3, 7, 1) and np.isfinite(drawn["y"]).all()
+    write_npz(tmp_path / "in.npz", {name: np.full((2, 5), np.nan) for name in ("x", "y")})
+    filled = experiment.infer_file(workdir, tmp_path / "in.npz", tmp_path / "out.npz", after=2)
+    assert filled.mean["x"].shape == (2, 7, 1) and np.isfinite(filled.upper["y"]).all()
+
+
 def test_published_size():
     config = spirals.get_config("paper")
     model = settings.build_model(config)

@@ -1,0 +1,32 @@
+"""Weak supervision on the noisy spirals: the task's error against what training series miss.
+
+    python -m jdmm.study configs/studies/spirals_weak.py
+    python -m jdmm.study configs/studies/spirals_weak.py --run=$SLURM_ARRAY_TASK_ID
+
+"uniform": that fraction of the steps of each modality is missing from training and validation
+series; "modality": that share of the series misses one modality wholly. Scored with the first and
+the last quarter of the test series hidden, and half of the rest.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import spirals
+
+METHODS = {"bfvi": "best", "b_mask": "b_mask"}
+FRACTIONS = {
+    "uniform": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+    "modality": (0.2, 0.4, 0.6, 0.8, 0.9),  # 0 is that of "uniform"
+}
+
+
+def get_study() -> dict[str, ConfigDict]:
+    """Name -> configuration."""
+    study = {}
+    for method, preset in METHODS.items():
+        for kind, fractions in FRACTIONS.items():
+            for fraction in fractions:
+                config = spirals.get_config(preset)
+                config.data.withheld[kind] = fraction
+                config.eval.tasks = ("weak_supervision",)
+                study[f"{method}-{kind}@{fraction}"] = config
+    return study
