@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jdmm.errors import InputError
 
@@ -303,33 +303,58 @@ def reliability(pits: Mapping[str, np.ndarray]) -> Figure:
 
 
 def scores(by_task: Mapping[str, Mapping[str, tuple[float, float]]], label: str) -> Figure:
-    """A panel per task: a bar per run, or curves over the numbers of runs "method@number".
+    """A panel per task: a dot per run, or curves over the numbers of runs "method@number".
 
     Args:
         by_task: task -> run -> mean and sd over seeds.
-        label: of the scores, drawn on a logarithmic axis.
+        label: of the scores, on a logarithmic axis where they differ enough.
     """
-    figure, cells = _cells(len(by_task), 3, (3.6, 3.0))
-    for axes, (task, runs) in zip(cells, by_task.items(), strict=True):
-        curves: dict[str, list[tuple[float, float, float]]] = {}
-        for name, (mean, sd) in runs.items():
-            method, at, number = name.partition("@")
-            curves.setdefault(method if at else "", []).append((float(number or 0), mean, sd))
-        if "" in curves:
-            for place, (name, (mean, sd)) in enumerate(runs.items()):
-                color = PALETTE[place % len(PALETTE)]
-                axes.bar(place, mean, yerr=sd, color=color, alpha=0.8, label=name, capsize=3)
-            axes.set_xticks([])
+    names = [name for runs in by_task.values() for name in runs]
+    curved = all("@" in name for name in names)
+    height = 3.0 if curved else 1.0 + 0.22 * len(set(names))
+    figure, cells = _cells(len(by_task), 3, (3.6, height))
+    for number, (axes, (task, runs)) in enumerate(zip(cells, by_task.items(), strict=True)):
+        if curved:
+            _curves(axes, runs, label)
         else:
-            for color, (name, points) in zip(cycle(PALETTE), curves.items(), strict=False):
-                x, mean, sd = np.array(sorted(points)).T
-                axes.errorbar(x, mean, yerr=sd, color=color, marker="o", ms=4, label=name)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_ylabel(label, fontsize=9)
-        _tidy(axes, task)
-    _legend(figure, cells[0].get_legend_handles_labels()[0])
+            _dots(axes, runs, named=number % 3 == 0)
+        _tidy(axes, task, "" if curved else label)
+    if curved:
+        _legend(figure, cells[0].get_legend_handles_labels()[0])
     return figure
+
+
+def _dots(axes: Axes, runs: Mapping[str, tuple[float, float]], named: bool) -> None:
+    """A row per run, the first above."""
+    for place, (mean, sd) in enumerate(runs.values()):
+        axes.errorbar(mean, -place, xerr=sd, color=BLUE, marker="o", ms=5, capsize=2)
+    axes.set_yticks([-place for place in range(len(runs))], runs if named else [""] * len(runs))
+    axes.set_ylim(0.6 - len(runs), 0.4)
+    axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
+    _logarithmic(axes, [mean for mean, _ in runs.values()], "x")
+
+
+def _curves(axes: Axes, runs: Mapping[str, tuple[float, float]], label: str) -> None:
+    """A curve per method."""
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    for name, (mean, sd) in runs.items():
+        method, _, number = name.rpartition("@")
+        curves.setdefault(method, []).append((float(number), mean, sd))
+    for color, (name, points) in zip(cycle(PALETTE), curves.items(), strict=False):
+        x, mean, sd = np.array(sorted(points)).T
+        axes.errorbar(x, mean, yerr=sd, color=color, marker="o", ms=4, label=name)
+    axes.set_ylabel(label, fontsize=9)
+    _logarithmic(axes, [mean for mean, _ in runs.values()], "y")
+
+
+def _logarithmic(axes: Axes, values: Sequence[float], which: Literal["x", "y"]) -> None:
+    """A logarithmic axis for positive values that differ by a factor of three or more."""
+    if 0 < 3 * min(values) <= max(values):
+        getattr(axes, f"set_{which}scale")("log")
+        axis = getattr(axes, f"{which}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ the configuration. Runs go on where they were stopped, and what is finished is n
 `--run=N` only the N-th is run, as the tasks of a job array do. `results.jsonl` has a line per run
 and seed, and `study.md` and `figures/` are made from it.
 
-Where the names are "method@number", curves over the numbers are drawn, else bars.
+Where the names are "method@number", curves over the numbers are drawn, else dots.
 
 A study file with `suggest(trial) -> ConfigDict` is a search: `--trials=N` more trials of Optuna,
 kept in the work directory, look for the lowest validation score. Any number of processes may do so
@@ -104,14 +104,17 @@ def summarise(study: Study, workdir: Path) -> list[Record]:
 
 
 def spread(records: list[Record], score: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Task -> run -> mean and sd over its seeds."""
+    """Task -> run -> mean and sd over its seeds; 0 with one."""
     found: dict[str, dict[str, list[float]]] = {}
     for record in records:
         for task, scores in record["tasks"].items():
             value = scores[score]["mean"] if isinstance(scores[score], Mapping) else scores[score]
             found.setdefault(task, {}).setdefault(record["name"], []).append(value)
     return {
-        task: {name: (float(np.mean(each)), float(np.std(each))) for name, each in runs.items()}
+        task: {
+            name: (float(np.mean(each)), float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
+            for name, each in runs.items()
+        }
         for task, runs in found.items()
     }
 

@@ -261,14 +261,20 @@ def test_reliability(tmp_path):
     _draw(figure, tmp_path)
 
 
-def test_scores_as_bars_and_as_curves(tmp_path):
-    bars = plotting.scores({"drop_half": {"a": (0.1, 0.01), "b": (0.3, 0.0)}, "other": {}}, "MSE")
-    assert [patch.get_height() for patch in bars.axes[0].patches] == [0.1, 0.3]
-    assert bars.axes[0].get_title() == "drop half"
-    _draw(bars, tmp_path)
-    runs = {"a@0.5": (0.2, 0.0), "a@0": (0.1, 0.0), "b@0": (0.3, 0.0), "b@0.5": (0.4, 0.0)}
+def test_scores_as_dots_and_as_curves(tmp_path):
+    runs = {"a": (0.1, 0.01), "b": (0.4, 0.0)}
+    dots = plotting.scores({"drop_half": runs, "other": runs}, "MSE")
+    places = [
+        line.get_xydata()[0].tolist() for line in dots.axes[0].lines if line.get_marker() == "o"
+    ]
+    assert places == [[0.1, 0], [0.4, -1]]
+    assert dots.axes[0].get_title() == "drop half" and dots.axes[0].get_xscale() == "log"
+    assert [label.get_text() for label in dots.axes[0].get_yticklabels()] == ["a", "b"]
+    _draw(dots, tmp_path)
+    runs = {"a@0.5": (0.2, 0.0), "a@0": (0.1, 0.0), "b@0": (0.12, 0.0), "b@0.5": (0.14, 0.0)}
     curves = plotting.scores({"drop_half": runs}, "MSE")
-    first, second = curves.axes[0].lines[0], curves.axes[0].lines[-1]
+    first, second = (line for line in curves.axes[0].lines if line.get_marker() == "o")
     np.testing.assert_allclose(first.get_xydata(), [[0, 0.1], [0.5, 0.2]])
-    assert second.get_xydata() is not None and "b" in _texts(curves)
+    np.testing.assert_allclose(second.get_xydata(), [[0, 0.12], [0.5, 0.14]])
+    assert curves.axes[0].get_yscale() == "linear" and "b" in _texts(curves)
     _draw(curves, tmp_path)

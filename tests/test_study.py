@@ -60,7 +60,7 @@ def test_each_run_and_seed_has_a_line(done):
     assert [json.loads(line) for line in first.splitlines()] == records[2:]
     told = (workdir / "study.md").read_text()
     values = [each["tasks"]["drop_half"]["mse_noisy"]["mean"] for each in records[:2]]
-    mean, sd = sum(values) / 2, abs(values[0] - values[1]) / 2
+    mean, sd = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
     assert f"{mean:.4f} ({sd:.4f})" in told and "| wide | 2 |" in told
     assert (workdir / "figures" / "scores.png").stat().st_size > 0
 

@@ -5,6 +5,8 @@
 Times and scores are in docs/reproduction.md.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import spirals
@@ -14,7 +16,7 @@ METHODS = {"bfvi": "best"} | {name: name for name in (*spirals.METHODS, *spirals
 
 def get_study() -> dict[str, ConfigDict]:
     """Name -> configuration."""
-    study = {name: spirals.get_config(preset) for name, preset in METHODS.items()}
+    study: dict[str, Any] = {name: spirals.get_config(preset) for name, preset in METHODS.items()}
     for config in study.values():
         config.seeds = 5
     return study

@@ -8,6 +8,8 @@ series; "modality": that share of the series misses one modality wholly. Scored 
 the last quarter of the test series hidden, and half of the rest.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import spirals
@@ -25,7 +27,7 @@ def get_study() -> dict[str, ConfigDict]:
     for method, preset in METHODS.items():
         for kind, fractions in FRACTIONS.items():
             for fraction in fractions:
-                config = spirals.get_config(preset)
+                config: Any = spirals.get_config(preset)
                 config.data.withheld[kind] = fraction
                 config.eval.tasks = ("weak_supervision",)
                 study[f"{method}-{kind}@{fraction}"] = config
