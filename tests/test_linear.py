@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jdmm import InputError, Modality, series_from_arrays
+from jdmm.likelihoods import positive
 from jdmm.models.linear import Linear, Parameters, draw_states, em_step, kalman_smoother
 from jdmm.models.simple import Simple
 
@@ -161,11 +162,16 @@ def test_simple_baselines(kind, mean, steps):
     model = Simple((Modality("x"),), kind)
     fitted = {"mean": np.array([3.0]), "variance": np.array([9.0]), "step": np.array([2.0])}
     found = model.infer(fitted, series_from_arrays({"x": X}), jax.random.key(0))
-    np.testing.assert_allclose(found.states[0, :, 0], mean, rtol=1e-6)
+    np.testing.assert_allclose(found.posterior.mean[0, :, 0], mean, rtol=1e-6)
+    told, raw_sd = model.decode(fitted, found.states)["x"]
+    np.testing.assert_allclose(told[0, :, 0], mean, rtol=1e-6)
     expected = np.minimum(2.0 * np.array(steps), 9.0)
     np.testing.assert_allclose(found.posterior.variance[0, :, 0], expected, rtol=1e-6)
-    draws = model.draw(fitted, series_from_arrays({"x": X}), jax.random.key(0), 4000).states
-    np.testing.assert_allclose(np.var(draws[:, 0, :, 0], 0), expected, atol=5 * 9 / 40)
+    sd = np.maximum(np.sqrt(expected), 1.1e-3)  # that of what is seen is as small as it can be
+    np.testing.assert_allclose(positive(raw_sd)[0, :, 0], sd, rtol=1e-5)
+    wide = model.draw(fitted, series_from_arrays({"x": X}), jax.random.key(0), 3, 2.0).states
+    assert wide.shape == (3, 1, 7, 2)
+    np.testing.assert_allclose(wide[2, 0, :, 1], 2 * np.sqrt(expected), rtol=1e-6)
 
 
 def test_simple_fit():

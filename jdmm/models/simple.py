@@ -25,7 +25,7 @@ KINDS = ("mean", "carry", "interpolate")
 
 @dataclass(frozen=True)
 class Simple:
-    """A baseline for imputation; its states are the values of all modalities side by side.
+    """A baseline for imputation; its latent states are the values of all modalities side by side.
 
     Attributes:
         modalities: the observation sequences, all of them numbers.
@@ -70,31 +70,31 @@ class Simple:
         return {"mean": mean, "variance": variance, "step": steps}
 
     def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
-        """The posterior of every value, ``(batch, time, feature)``."""
-        del key
-        moments = self._moments(variables, series)
-        return SmoothedPosterior(moments, moments, moments.mean)
+        """The posterior of every value; the states are its means and sd, side by side."""
+        return jax.tree.map(lambda leaf: leaf[0], self.draw(variables, series, key, 1))
 
     def draw(
         self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> SmoothedPosterior:
-        """Draws of every value by itself, ``(count, batch, time, feature)``."""
+        """The same states `count` times, ``(count, batch, time, ...)``; emissions do the rest."""
+        del key
         moments = self._moments(variables, series)
-        every = Moments(*(jnp.broadcast_to(leaf, (count, *leaf.shape)) for leaf in moments))
-        noise = scale * jax.random.normal(key, every.mean.shape)
-        return SmoothedPosterior(every, every, every.mean + every.sd * noise)
+        states = jnp.concatenate([moments.mean, scale * moments.sd], -1)
+        chain = SmoothedPosterior(moments, moments, states)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), chain)
 
     def sample(
         self, variables: Variables, key: jax.Array, count: int, time: int, reverse: bool = False
     ) -> jax.Array:
-        """Draws given nothing, ``(count, time, feature)``: values, each by itself."""
+        """The states of series of which nothing is observed, ``(count, time, ...)``."""
         del reverse
-        return self.draw(variables, nothing(self.modalities, count, time), key, 1).states[0]
+        return self.infer(variables, nothing(self.modalities, count, time), key).states
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
-        """The values themselves, with the smallest sd that there is."""
+        """Means and sd of the values, apart again."""
         del variables
-        return apart(self.modalities, states, jnp.full(states.shape[-1:], 1e-3))
+        mean, sd = jnp.split(states, 2, -1)
+        return apart(self.modalities, mean, sd)
 
     def _moments(self, variables: Variables, series: Series) -> Moments:
         values, seen = side_by_side(series)
@@ -144,7 +144,7 @@ def side_by_side(series: Series) -> tuple[jax.Array, jax.Array]:
 
 
 def apart(modalities: tuple[Modality, ...], states: jax.Array, sd: jax.Array) -> dict[str, Raw]:
-    """Raw outputs of each modality from means ``(..., feature)`` and sd ``(feature,)``."""
+    """Raw outputs of each modality from means ``(..., feature)`` and sd that broadcast to them."""
     raw_sd = jnp.broadcast_to(unpositive(sd), states.shape)
     raw, start = {}, 0
     for modality in modalities:
