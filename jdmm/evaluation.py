@@ -21,6 +21,9 @@ from jdmm.series import Series
 from jdmm.settings import Config, Model
 from jdmm.training import Progress, Scorer
 
+CALIBRATION_DRAWS = 60
+"""At most; it goes through all pairs of scales."""
+
 
 def seeds_of(config: Config) -> list[int]:
     """The seeds of a run."""
@@ -193,9 +196,8 @@ def calibrated(
     key = jax.random.key(config.eval.seed)
     show = jax.jit(tasks.show, static_argnums=0)
     shown = [jax.device_get(show((name,), series, key)) for name in config.eval.tasks]
-    scales = calibration.calibrate(
-        model, variables, shown, series, key, batch_size=config.eval.batch_size
-    )
+    draws, size = min(config.eval.draws, CALIBRATION_DRAWS), config.eval.batch_size
+    scales = calibration.calibrate(model, variables, shown, series, key, draws, size)
     directory.mkdir(parents=True, exist_ok=True)
     kept = {**scales._asdict(), "params_sha256": mark}
     replace_text(path, json.dumps(kept, indent=2) + "\n")
