@@ -279,12 +279,14 @@ def test_the_method_of_the_documentation():
     """docs/methods.md: its sixty lines train, predict, and are bounded by importance sampling."""
     text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
-    assert len(code.splitlines()) <= 70
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 60
     namespace = {"__name__": "documented"}
     exec(compile(code, "docs/methods.md", "exec"), namespace)
     model = namespace["Autoregression"](MODALITIES, latent=2, hidden=3)
     data = series(batch=3)
-    variables = jdmm.fit(model, data, None, jdmm.TrainSettings(epochs=2, batch_size=3))
+    variables = jdmm.fit(
+        model, data, None, jdmm.TrainSettings(epochs=2, batch_size=3, warmup_epochs=0.0)
+    )
     told = jdmm.predict_all(model, variables, data, jax.random.key(0), 5)
     assert np.isfinite(told.mean["y"]).all()
     bounds = importance.evidence(model, variables, data, jax.random.key(0), (1, 5)).bounds
