@@ -290,6 +290,8 @@ def _restore(workdir: Path) -> tuple[Config, Model, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
+    if not settings.is_trained(config):
+        return config, model, _fit(config, model, settings.load_data(config)["train"].noisy)
     like = training.start(
         model, nothing(model.modalities, 1, 1), settings.train_settings(config), seeds_of(config)
     )

@@ -160,9 +160,10 @@ def test_a_model_that_fits_itself(data_dir, tmp_path):
     assert again["tasks"] == results["tasks"]
     drawn = experiment.sample_workdir(workdir, 3, 7)
     assert drawn["x"].shape == (3, 7, 1) and np.isfinite(drawn["y"]).all()
-    write_npz(tmp_path / "in.npz", {name: np.full((2, 5), np.nan) for name in ("x", "y")})
+    given = np.array([[0.1, np.nan, 0.3, np.nan, np.nan]])
+    write_npz(tmp_path / "in.npz", {"x": given, "y": 0 * given})
     filled = experiment.infer_file(workdir, tmp_path / "in.npz", tmp_path / "out.npz", after=2)
-    assert filled.mean["x"].shape == (2, 7, 1) and np.isfinite(filled.upper["y"]).all()
+    assert filled.mean["x"].shape == (1, 7, 1) and np.isfinite(filled.upper["y"]).all()
 
 
 def test_published_size():
