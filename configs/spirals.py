@@ -1,6 +1,6 @@
 """Noisy spirals: a multimodal deep Markov model of two coordinates, Tan et al. (AAAI 2020).
 
-    python main.py --config=configs/spirals.py            # best known settings
+    python main.py --config=configs/spirals.py            # best known settings; also :best, :bfvi
     python main.py --config=configs/spirals.py:paper      # the published settings, table S2
     python main.py --config=configs/spirals.py:large      # more capacity, D = 8 and H = 64
     python main.py --config=configs/spirals.py:smoke      # everything, small, under a minute
@@ -34,7 +34,7 @@ FITTED = {
 }
 """Preset -> all of its model."""
 
-PRESETS = ("best", "paper", "large", "smoke", *METHODS, *FITTED)
+PRESETS = ("best", "bfvi", "paper", "large", "smoke", *METHODS, *FITTED)
 
 
 def get_config(preset: str = "best") -> ConfigDict:

@@ -60,16 +60,23 @@ def train_and_evaluate(
         Interrupted: after SIGTERM, once a checkpoint is written.
         PeerLost: if another process of the job is gone.
     """
-    settings.check(config)
     workdir = Path(workdir)
+    model, data, progress = train(config, workdir, devices)
+    return evaluate(config, workdir, model, progress, data, "test") if parallel.leads() else {}
+
+
+def train(
+    config: Config, workdir: Path, devices: Devices | None = None
+) -> tuple[Model, dict[str, Split], Progress]:
+    """`train_and_evaluate` up to the test series, which it leaves alone; raises the same."""
+    settings.check(config)
     devices = devices or Devices.found()
     data, model = settings.load_data(config), settings.build_model(config)
     series = data["train"].noisy
     if not settings.is_trained(config):
-        if not parallel.leads():
-            return {}
-        _claim(config, workdir)
-        return evaluate(config, workdir, model, _fit(config, model, series), data, "test")
+        if parallel.leads():
+            _claim(config, workdir)
+        return model, data, _fit(model, series)
     how = settings.train_settings(config)
     devices.check(how.batch_size)
     if how.batch_size > series.batch:
@@ -82,14 +89,13 @@ def train_and_evaluate(
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints, parallel.peers():
         progress = _resume(checkpoints, training.start(model, series, how, seeds_of(config)))
         _train(config, workdir, model, how, data, progress, checkpoints, devices)
-    return evaluate(config, workdir, model, progress, data, "test") if parallel.leads() else {}
+    return model, data, progress
 
 
-def _fit(config: Config, model: Model, series: Series) -> Progress:
+def _fit(model: Model, series: Series) -> Progress:
     """A model that fits itself, in seconds, so that nothing needs to be kept."""
     began = time.perf_counter()
-    each = [model.fit(jax.random.key(seed), series) for seed in seeds_of(config)]
-    best = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    best = jax.tree.map(lambda leaf: np.asarray(leaf)[None], model.fit(series))
     seconds = time.perf_counter() - began
     return Progress(None, best, None, [], [], [], [], seconds=seconds)  # type: ignore[arg-type]
 
@@ -291,7 +297,7 @@ def _restore(workdir: Path) -> tuple[Config, Model, Progress]:
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
     if not settings.is_trained(config):
-        return config, model, _fit(config, model, settings.load_data(config)["train"].noisy)
+        return config, model, _fit(model, settings.load_data(config)["train"].noisy)
     like = training.start(
         model, nothing(model.modalities, 1, 1), settings.train_settings(config), seeds_of(config)
     )

@@ -93,6 +93,11 @@ def check(config: Config) -> None:
                 raise InputError(
                     f"expected eval.select 'score' or 'loss', got {config.eval.select!r}"
                 )
+        elif (config.seed, config.seeds) != (0, 1):
+            raise InputError(
+                f"expected seed 0 and seeds 1 of {config.model.name!r}, which nothing random goes "
+                f"into, got {config.seed} and {config.seeds}"
+            )
         Withheld(**config.data.withheld)
         evaluation = config.eval
         at_least("seeds", config.seeds, 1)

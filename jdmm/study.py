@@ -10,8 +10,8 @@ and seed, and `study.md` and `figures/` are made from it.
 Where the names are "method@number", curves over the numbers are drawn, else dots.
 
 A study file with `suggest(trial) -> ConfigDict` is a search: `--trials=N` more trials of Optuna,
-kept in the work directory, look for the lowest validation score. Any number of processes may do so
-at once.
+kept in the work directory, look for the lowest validation score; one that diverges is left out. The
+test series are not touched. Any number of processes may search at once.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from jdmm import command, compiling, experiment, parallel, plotting, report, settings
-from jdmm.errors import InputError
+from jdmm.errors import DivergenceError, InputError
 from jdmm.evaluation import seed_dirs
 from jdmm.logs import replace_text
 from jdmm.settings import Config
@@ -166,14 +166,19 @@ def search(suggest: Any, workdir: Path, trials: int) -> None:
         ) from error
 
     def objective(trial: Any) -> float:
-        results = experiment.train_and_evaluate(suggest(trial), workdir / f"trial-{trial.number}")
-        return float(np.mean(results["validation_score"]))
+        config = suggest(trial)
+        if not settings.is_trained(config):
+            raise InputError(f"expected a model that is trained, got {config.model.name!r}")
+        _, _, progress = experiment.train(config, workdir / f"trial-{trial.number}")
+        return float(np.mean(progress.best_score))
 
     workdir.mkdir(parents=True, exist_ok=True)
     found = optuna.create_study(
         study_name=workdir.name, storage=f"sqlite:///{workdir}/search.db", load_if_exists=True
     )
-    found.optimize(objective, n_trials=trials)
+    found.optimize(objective, n_trials=trials, catch=DivergenceError)
+    if not found.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        raise DivergenceError("every trial diverged: suggest lower learning rates")
     best = {"trial": found.best_trial.number, "score": found.best_value, **found.best_params}
     replace_text(workdir / "best.json", json.dumps(best, indent=2) + "\n")
     print(json.dumps(best))

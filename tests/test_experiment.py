@@ -158,6 +158,9 @@ def test_a_model_that_fits_itself(data_dir, tmp_path):
     assert not (workdir / "checkpoints").exists()
     again = experiment.evaluate_workdir(workdir)
     assert again["tasks"] == results["tasks"]
+    config.seeds = 2
+    with pytest.raises(InputError, match="nothing random"):
+        experiment.train_and_evaluate(config, workdir)
     drawn = experiment.sample_workdir(workdir, 3, 7)
     assert drawn["x"].shape == (3, 7, 1) and np.isfinite(drawn["y"]).all()
     given = np.array([[0.1, np.nan, 0.3, np.nan, np.nan]])

@@ -129,7 +129,7 @@ def test_em_never_lowers_the_likelihood():
             p, log_likelihood = step(p, values, seen, valid)
             told.append(float(log_likelihood))
         assert (np.diff(told) > -1e-6 * np.abs(told[0])).all() and told[-1] > told[0] + 3
-    fitted = model.fit(jax.random.key(0), series)
+    fitted = model.fit(series)
     ours, theirs = (
         float(model.log_likelihood(each, series).sum()) for each in (fitted, truth._asdict())
     )
@@ -176,14 +176,14 @@ def test_simple_baselines(kind, mean, steps):
 
 def test_simple_fit():
     series = series_from_arrays({"x": X})
-    found = Simple((Modality("x"),), "mean").fit(jax.random.key(0), series)
+    found = Simple((Modality("x"),), "mean").fit(series)
     values = np.array([1, 4, 6])
     np.testing.assert_allclose(found["mean"], values.mean(), rtol=1e-6)
     np.testing.assert_allclose(found["variance"], values.var(), rtol=1e-6)
     np.testing.assert_allclose(found["step"], 4.0, rtol=1e-6)
     with pytest.raises(InputError, match="twice in a row"):
         apart = series_from_arrays({"x": X[:, :5]})
-        Simple((Modality("x"),), "mean").fit(jax.random.key(0), apart)
+        Simple((Modality("x"),), "mean").fit(apart)
     with pytest.raises(InputError, match="kind"):
         Simple((Modality("x"),), "guess")
 
@@ -191,4 +191,4 @@ def test_simple_fit():
 def test_more_states_than_values():
     series = series_from_arrays({"x": X})
     with pytest.raises(InputError, match="model.latent of at most 7"):
-        Linear((Modality("x"),), latent=8).fit(jax.random.key(0), series)
+        Linear((Modality("x"),), latent=8).fit(series)

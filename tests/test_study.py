@@ -123,10 +123,8 @@ def test_a_search_keeps_to_the_validation_score(tmp_path):
     study.search(suggest, tmp_path / "search", 1)
     study.search(suggest, tmp_path / "search", 1)
     best = json.loads((tmp_path / "search" / "best.json").read_text())
-    scores = [
-        json.loads((tmp_path / "search" / f"trial-{n}" / "results.json").read_text())
-        for n in (0, 1)
-    ]
-    scores = [results["validation_score"] for results in scores]
+    metrics = [tmp_path / "search" / f"trial-{n}" / "metrics.jsonl" for n in (0, 1)]
+    assert not list((tmp_path / "search").glob("*/results.json"))  # the test series are left alone
+    scores = [json.loads(path.read_text().splitlines()[-1])["validation/score"] for path in metrics]
     assert best["score"] == min(scores) and best["trial"] == scores.index(min(scores))
     assert best["learning_rate"] == rates[best["trial"]]

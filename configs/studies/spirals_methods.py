@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 
 from configs import spirals
 
-METHODS = {"bfvi": "best"} | {name: name for name in (*spirals.METHODS, *spirals.FITTED)}
-
 
 def get_study() -> dict[str, ConfigDict]:
     """Name -> configuration."""
-    study: dict[str, Any] = {name: spirals.get_config(preset) for name, preset in METHODS.items()}
-    for config in study.values():
-        config.seeds = 5
+    names = ("bfvi", *spirals.METHODS, *spirals.FITTED)
+    study: dict[str, Any] = {name: spirals.get_config(name) for name in names}
+    for name, config in study.items():
+        config.seeds = 1 if name in spirals.FITTED else 5
     return study

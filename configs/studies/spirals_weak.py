@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import spirals
 
-METHODS = {"bfvi": "best", "b_mask": "b_mask"}
+METHODS = ("bfvi", "b_mask")
 FRACTIONS = {
     "uniform": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
     "modality": (0.2, 0.4, 0.6, 0.8, 0.9),  # 0 is that of "uniform"
@@ -24,10 +24,10 @@ FRACTIONS = {
 def get_study() -> dict[str, ConfigDict]:
     """Name -> configuration."""
     study = {}
-    for method, preset in METHODS.items():
+    for method in METHODS:
         for kind, fractions in FRACTIONS.items():
             for fraction in fractions:
-                config: Any = spirals.get_config(preset)
+                config: Any = spirals.get_config(method)
                 config.data.withheld[kind] = fraction
                 config.eval.tasks = ("weak_supervision",)
                 study[f"{method}-{kind}@{fraction}"] = config

@@ -4,7 +4,8 @@
 
 Shumway & Stoffer, *An Approach to Time Series Smoothing and Forecasting Using the EM Algorithm*,
 1982. Any value may be missing: an update adds precisions of what is observed of a step. EM runs in
-double precision. The classical baseline, and an oracle for the tests.
+double precision. The classical baseline, and an oracle for the tests. pykalman leaves a whole step
+out where one value of it is missing, and dynamax knows no missing values, so it is written here.
 """
 
 from dataclasses import dataclass
@@ -240,9 +241,8 @@ class Linear:
         """Modality -> likelihood."""
         return {m.name: m.likelihood for m in self.modalities}
 
-    def fit(self, key: jax.Array, series: Series) -> dict[str, np.ndarray]:
+    def fit(self, series: Series) -> dict[str, np.ndarray]:
         """EM from `start`; the parameters by name."""
-        del key
         with jax.enable_x64(True):
             values, seen = (np.asarray(leaf) for leaf in side_by_side(series))
             values = values.astype(np.float64)

@@ -53,13 +53,12 @@ class Simple:
         """Modality -> likelihood."""
         return {m.name: m.likelihood for m in self.modalities}
 
-    def fit(self, key: jax.Array, series: Series) -> Variables:
+    def fit(self, series: Series) -> Variables:
         """Mean, variance of the values and of their steps, ``(feature,)``.
 
         Raises:
             InputError: if a feature is never observed, or never twice in a row.
         """
-        del key
         values, seen = (np.asarray(leaf) for leaf in side_by_side(series))
         both = seen[:, 1:] & seen[:, :-1]
         if not seen.any((0, 1)).all() or not both.any((0, 1)).all():
