@@ -16,6 +16,7 @@ From data to figures, each file importing only from those above it:
     models/       MDMM, structured inference networks, MVAE, VRNN: networks, wired to a loss
     schedule      training settings, learning rate, beta, batches
     parallel      devices and processes
+    progress      where a training run stands; validation; the race of several starts
     training      train step, the loop over epochs
     prediction    means, intervals, densities and scores in observation space
     calibration   scales of the uncertainty, chosen on validation series
@@ -25,6 +26,7 @@ From data to figures, each file importing only from those above it:
     checkpoints, logs, plotting, report, settings
     evaluation    scores on validation series and on a split
     experiment    one run in one work directory: what `main.py` calls
+    study         many runs, their tables and figures; searches over settings
 """
 
 from jdmm.calibration import calibrate

@@ -17,6 +17,7 @@ from jax import numpy as jnp
 
 from jdmm.prediction import (
     AS_IT_IS,
+    LEVELS,
     Calibration,
     Model,
     batches,
@@ -24,12 +25,9 @@ from jdmm.prediction import (
 )
 from jdmm.series import Series
 
-POSTERIOR = (0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.25, 2.5, 3.0)
-EMISSION = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
-"""What is tried."""
-
-LEVELS = (0.5, 0.8, 0.95)
-"""Of the intervals that are to cover what they say."""
+POSTERIOR = tuple(round(1.1**n, 2) for n in range(-4, 14))
+EMISSION = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0, 1.2)
+"""What is tried: 0.68 to 3.45 times the noise, 0.3 to 1.2 times the spread."""
 
 
 def calibrate(

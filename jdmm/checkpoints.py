@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jdmm.errors import InputError
-from jdmm.training import Progress
+from jdmm.progress import Progress
 
 KEPT = 2
 """Checkpoints kept: should the latest turn out damaged, the one before is still there."""

@@ -16,10 +16,10 @@ from jdmm import calibration, importance, report, settings, tasks, training
 from jdmm.data.spirals import Split
 from jdmm.logs import replace_text
 from jdmm.prediction import AS_IT_IS, Calibration, predict_all
+from jdmm.progress import Progress, Scorer
 from jdmm.schedule import Schedule
 from jdmm.series import Series
 from jdmm.settings import Config, Model
-from jdmm.training import Progress, Scorer
 
 CALIBRATION_DRAWS = 60
 """At most; it goes through all pairs of scales."""

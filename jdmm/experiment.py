@@ -33,10 +33,10 @@ from jdmm.logs import MetricsLog
 from jdmm.models.base import nothing
 from jdmm.parallel import Devices, StepCost
 from jdmm.prediction import Prediction, predict_all
+from jdmm.progress import Progress
 from jdmm.schedule import Schedule, TrainSettings
 from jdmm.series import Series
 from jdmm.settings import Config, Model
-from jdmm.training import Progress
 
 SPLITS = ("train", "validation", "test")
 

@@ -45,7 +45,7 @@ class LossWeights:
         match_particles: states drawn from p(z) to match it.
         filter_alone: of the views of one modality, within the filter's bound.
         smoother_alone: the same within the smoother's bound.
-        modality: modality -> lambda_m of its log-likelihood, 1 where not given.
+        multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
     """
 
     filter: float = 0.5
@@ -56,7 +56,7 @@ class LossWeights:
     match_particles: int = 50
     filter_alone: float = 1.0
     smoother_alone: float = 1.0
-    modality: Mapping[str, float] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Loss(NamedTuple):
@@ -105,7 +105,7 @@ def mdmm_loss(
         chain = SmoothedPosterior(prior, posterior, states)
         shares = views(names, alone)
         return list(
-            evidence_bound(parts.decode, likelihoods, targets, chain, shares, weights.modality)
+            evidence_bound(parts.decode, likelihoods, targets, chain, shares, weights.multipliers)
         )
 
     def filter_bound() -> list[Any]:

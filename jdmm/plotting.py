@@ -302,11 +302,11 @@ def reliability(pits: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def scores(by_task: Mapping[str, Mapping[str, tuple[float, float]]], label: str) -> Figure:
+def scores(by_task: Mapping[str, Mapping[str, Mapping[str, float]]], label: str) -> Figure:
     """A panel per task: a dot per run, or curves over the numbers of runs "method@number".
 
     Args:
-        by_task: task -> run -> mean and sd over seeds.
+        by_task: task -> run -> "mean" and "sd" over seeds.
         label: of the scores, on a logarithmic axis where they differ enough.
     """
     names = [name for runs in by_task.values() for name in runs]
@@ -324,27 +324,27 @@ def scores(by_task: Mapping[str, Mapping[str, tuple[float, float]]], label: str)
     return figure
 
 
-def _dots(axes: Axes, runs: Mapping[str, tuple[float, float]], named: bool) -> None:
+def _dots(axes: Axes, runs: Mapping[str, Mapping[str, float]], named: bool) -> None:
     """A row per run, the first above."""
-    for place, (mean, sd) in enumerate(runs.values()):
-        axes.errorbar(mean, -place, xerr=sd, color=BLUE, marker="o", ms=5, capsize=2)
+    for place, run in enumerate(runs.values()):
+        axes.errorbar(run["mean"], -place, xerr=run["sd"], color=BLUE, marker="o", ms=5, capsize=2)
     axes.set_yticks([-place for place in range(len(runs))], runs if named else [""] * len(runs))
     axes.set_ylim(0.6 - len(runs), 0.4)
     axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
-    _logarithmic(axes, [mean for mean, _ in runs.values()], "x")
+    _logarithmic(axes, [run["mean"] for run in runs.values()], "x")
 
 
-def _curves(axes: Axes, runs: Mapping[str, tuple[float, float]], label: str) -> None:
+def _curves(axes: Axes, runs: Mapping[str, Mapping[str, float]], label: str) -> None:
     """A curve per method."""
     curves: dict[str, list[tuple[float, float, float]]] = {}
-    for name, (mean, sd) in runs.items():
+    for name, run in runs.items():
         method, _, number = name.rpartition("@")
-        curves.setdefault(method, []).append((float(number), mean, sd))
+        curves.setdefault(method, []).append((float(number), run["mean"], run["sd"]))
     for color, (name, points) in zip(cycle(PALETTE), curves.items(), strict=False):
         x, mean, sd = np.array(sorted(points)).T
         axes.errorbar(x, mean, yerr=sd, color=color, marker="o", ms=4, label=name)
     axes.set_ylabel(label, fontsize=9)
-    _logarithmic(axes, [mean for mean, _ in runs.values()], "y")
+    _logarithmic(axes, [run["mean"] for run in runs.values()], "y")
 
 
 def _logarithmic(axes: Axes, values: Sequence[float], which: Literal["x", "y"]) -> None:

@@ -119,10 +119,6 @@ def _trained(results: Mapping[str, Any]) -> str:
 
 def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Results of several seeds as one: each task's figures as mean and sd over the seeds."""
-
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-
     first = each[0]
     return {
         "config": first["config"],
@@ -137,8 +133,7 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "validation_score": [results["validation_score"] for results in each],
         "tasks": {
             task: {
-                name: spread([_mean(results["tasks"][task][name]) for results in each])
-                for name in scores
+                name: spread([results["tasks"][task][name] for results in each]) for name in scores
             }
             for task, scores in first["tasks"].items()
         },
@@ -149,9 +144,11 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _mean(figure: Any) -> float:
-    """A figure, or the mean over series of one that comes with its sd."""
-    return figure["mean"] if isinstance(figure, Mapping) else figure
+def spread(figures: Sequence[Any]) -> dict[str, float]:
+    """Mean and sd of the seeds' figures, or of their means over series; 0 with one seed."""
+    values = [each["mean"] if isinstance(each, Mapping) else each for each in figures]
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "sd": sd}
 
 
 def write_over_seeds(
@@ -208,7 +205,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
     headings = [heading for heading, _ in COLUMNS.values()]
     lines = [f"| task | {' | '.join(headings)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for task, scores in results["tasks"].items():
-        cells = [_cell(scores[name], digits) for name, (_, digits) in COLUMNS.items()]
+        cells = [cell(scores[name], digits) for name, (_, digits) in COLUMNS.items()]
         lines.append(f"| {task.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
 
@@ -217,12 +214,12 @@ def _evidence(results: Mapping[str, Any]) -> list[str]:
     """The log-likelihood, in words."""
     found = dict(results["evidence"])
     if "exact" in found:
-        exact = _cell(found["exact"], 3)
+        exact = cell(found["exact"], 3)
         return ["", f"Log-likelihood of the complete series in nats per step: {exact}."]
     if not found:
         return []
-    effective = _cell(found.pop("effective_draws"), 1)
-    told = ", ".join(f"{name.removeprefix('bound')}: {_cell(v, 3)}" for name, v in found.items())
+    effective = cell(found.pop("effective_draws"), 1)
+    told = ", ".join(f"{name.removeprefix('bound')}: {cell(v, 3)}" for name, v in found.items())
     return [
         "",
         "Log-likelihood of the complete series in nats per step, bounded by importance sampling "
@@ -230,7 +227,7 @@ def _evidence(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(figure: Any, digits: int) -> str:
+def cell(figure: Any, digits: int) -> str:
     """A figure, with its sd in brackets if it has one."""
     if isinstance(figure, Mapping):
         return f"{figure['mean']:.{digits}f} ({figure['sd']:.{digits}f})"

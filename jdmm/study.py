@@ -16,7 +16,6 @@ test series are not touched. Any number of processes may search at once.
 
 import importlib.util
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +102,14 @@ def summarise(study: Study, workdir: Path) -> list[Record]:
     return records
 
 
-def spread(records: list[Record], score: str) -> dict[str, dict[str, tuple[float, float]]]:
+def spread(records: list[Record], score: str) -> dict[str, dict[str, dict[str, float]]]:
     """Task -> run -> mean and sd over its seeds; 0 with one."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, list[Any]]] = {}
     for record in records:
         for task, scores in record["tasks"].items():
-            value = scores[score]["mean"] if isinstance(scores[score], Mapping) else scores[score]
-            found.setdefault(task, {}).setdefault(record["name"], []).append(value)
+            found.setdefault(task, {}).setdefault(record["name"], []).append(scores[score])
     return {
-        task: {
-            name: (float(np.mean(each)), float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
-            for name, each in runs.items()
-        }
+        task: {name: report.spread(each) for name, each in runs.items()}
         for task, runs in found.items()
     }
 
@@ -127,10 +122,7 @@ def tables(records: list[Record]) -> list[str]:
         lines += ["", f"| {heading} | {' | '.join(task.replace('_', ' ') for task in by_task)} |"]
         lines.append("|---" * (1 + len(by_task)) + "|")
         for name in dict.fromkeys(record["name"] for record in records):
-            cells = [
-                f"{runs[name][0]:.{digits}f} ({runs[name][1]:.{digits}f})"
-                for runs in by_task.values()
-            ]
+            cells = [report.cell(runs[name], digits) for runs in by_task.values()]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",

@@ -171,7 +171,7 @@ def test_weights_scale_their_terms(bimodal):
     for name, value in plain.items():
         factor = 2.0 if name.startswith("filter") else 3.0
         assert float(heavy[name]) == pytest.approx(factor * float(value), rel=1e-4)
-    quiet = evaluate(bimodal, series, modality={"x": 0.0, "y": 0.0}).terms
+    quiet = evaluate(bimodal, series, multipliers={"x": 0.0, "y": 0.0}).terms
     assert float(quiet["filter_nll"]) == float(quiet["smoother_nll"]) == 0.0
     assert float(quiet["smoother_kl"]) > 0
 

@@ -262,7 +262,7 @@ def test_reliability(tmp_path):
 
 
 def test_scores_as_dots_and_as_curves(tmp_path):
-    runs = {"a": (0.1, 0.01), "b": (0.4, 0.0)}
+    runs = {"a": {"mean": 0.1, "sd": 0.01}, "b": {"mean": 0.4, "sd": 0.0}}
     dots = plotting.scores({"drop_half": runs, "other": runs}, "MSE")
     places = [
         line.get_xydata()[0].tolist() for line in dots.axes[0].lines if line.get_marker() == "o"
@@ -271,7 +271,8 @@ def test_scores_as_dots_and_as_curves(tmp_path):
     assert dots.axes[0].get_title() == "drop half" and dots.axes[0].get_xscale() == "log"
     assert [label.get_text() for label in dots.axes[0].get_yticklabels()] == ["a", "b"]
     _draw(dots, tmp_path)
-    runs = {"a@0.5": (0.2, 0.0), "a@0": (0.1, 0.0), "b@0": (0.12, 0.0), "b@0.5": (0.14, 0.0)}
+    means = {"a@0.5": 0.2, "a@0": 0.1, "b@0": 0.12, "b@0.5": 0.14}
+    runs = {name: {"mean": mean, "sd": 0.0} for name, mean in means.items()}
     curves = plotting.scores({"drop_half": runs}, "MSE")
     first, second = (line for line in curves.axes[0].lines if line.get_marker() == "o")
     np.testing.assert_allclose(first.get_xydata(), [[0, 0.1], [0.5, 0.2]])

@@ -18,4 +18,6 @@ def get_study() -> dict[str, ConfigDict]:
     study: dict[str, Any] = {name: spirals.get_config(name) for name in names}
     for name, config in study.items():
         config.seeds = 1 if name in spirals.FITTED else 5
+        if "importance" in config.eval:
+            config.eval.importance = (1, 10, 100, 1000)
     return study

@@ -6,6 +6,12 @@
 "uniform": that fraction of the steps of each modality is missing from training and validation
 series; "modality": that share of the series misses one modality wholly. Scored with the first and
 the last quarter of the test series hidden, and half of the rest.
+
+Divergences do not get fewer where values are missing, so log-likelihoods are divided by the share of
+values that is left: what information costs stays in proportion to what there is to explain. Without
+that, posteriors collapse onto the prior where 70 % are missing. BFVI is trained on more gaps, since
+the task has more; long ones do harm to the structured networks. Both were chosen on validation
+series, with 70 % missing and seed 0.
 """
 
 from typing import Any
@@ -29,6 +35,13 @@ def get_study() -> dict[str, ConfigDict]:
             for fraction in fractions:
                 config: Any = spirals.get_config(method)
                 config.data.withheld[kind] = fraction
+                left = 1.0 - fraction / (2.0 if kind == "modality" else 1.0)
+                config.loss.modality = {name: 1.0 / left for name in config.loss.modality}
+                if method == "bfvi":
+                    config.train.deletions.scattered = 0.6
+                    config.train.deletions.all = 0.4
                 config.eval.tasks = ("weak_supervision",)
+                config.eval.calibrate = False
+                config.eval.importance = ()
                 study[f"{method}-{kind}@{fraction}"] = config
     return study

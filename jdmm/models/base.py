@@ -7,7 +7,7 @@ p(z_t | z_{t-1}) beside it.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,8 +15,9 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import filtering, objectives
+from jdmm import filtering, gaussian, objectives
 from jdmm.errors import InputError
+from jdmm.gaussian import Gaussian
 from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
 from jdmm.networks import LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.objectives import Loss
@@ -78,19 +79,49 @@ def features_of(modality: Modality, values: jax.Array, observed: jax.Array) -> j
     return values
 
 
+def bound(networks: nn.Module, variables: Variables) -> Callable[..., Callable[..., Any]]:
+    """The module's methods as pure functions: ``bound(networks, variables)(Networks.decode)``."""
+    return lambda method: lambda *inputs: networks.apply(variables, *inputs, method=method)
+
+
+def evidence_of(encoders: Mapping[str, nn.Module], series: Series) -> dict[str, Gaussian]:
+    """Each modality's evidence p(z | x) / p(z), (0, 0) where all its features are missing."""
+    return {
+        name: gaussian.mask(
+            gaussian.natural(encoder(series.values[name], series.observed[name])),
+            jnp.any(series.observed[name], -1, keepdims=True),
+        )
+        for name, encoder in encoders.items()
+    }
+
+
 @dataclass(frozen=True)
-class ChainModel(abc.ABC):
-    """A model that is trained on the evidence lower bound of one pass through its posterior.
+class Multimodal:
+    """What has modalities.
 
     Attributes:
         modalities: the observation sequences.
+    """
+
+    modalities: tuple[Modality, ...]
+
+    @property
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """Modality -> likelihood."""
+        return {m.name: m.likelihood for m in self.modalities}
+
+
+@dataclass(frozen=True)
+class ChainModel(Multimodal, abc.ABC):
+    """A model that is trained on the evidence lower bound of one pass through its posterior.
+
+    Attributes:
         latent: D, dimensions of z.
         hidden: H, units of each hidden layer.
         alone: weight of the bounds of each modality seen alone; 0 for that of all together only.
         multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
     """
 
-    modalities: tuple[Modality, ...]
     latent: int = 5
     hidden: int = 20
     alone: float = 0.0
@@ -138,11 +169,6 @@ class ChainModel(abc.ABC):
         if key is None:
             return jnp.zeros((series.time, self.latent, series.batch))
         return scale * filtering.particles(key, 1, series.index, series.time, self.latent)[:, :, 0]
-
-    @property
-    def likelihoods(self) -> dict[str, Likelihood]:
-        """Modality -> likelihood."""
-        return {m.name: m.likelihood for m in self.modalities}
 
     @property
     def quick(self) -> Self:

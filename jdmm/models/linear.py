@@ -18,9 +18,9 @@ from jax import numpy as jnp
 
 from jdmm.errors import InputError
 from jdmm.gaussian import Moments
-from jdmm.likelihoods import Likelihood, Normal, Raw
-from jdmm.models.base import Config, Modality, at_least, nothing
-from jdmm.models.simple import apart, side_by_side
+from jdmm.likelihoods import Raw
+from jdmm.models.base import Config, Modality, Multimodal, at_least, nothing
+from jdmm.models.numbers import apart, check_numbers, side_by_side
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
 
@@ -85,13 +85,18 @@ def kalman_filter(parameters: Parameters, values: jax.Array, seen: jax.Array) ->
     return steps._replace(log_likelihood=jnp.sum(steps.log_likelihood))
 
 
-def smoother_gains(parameters: Parameters, filtered: Filtered) -> jax.Array:
-    """J_t of Rauch, Tung & Striebel for t = 1..T-1, ``(time - 1, latent, latent)``."""
+def smoothing_inputs(parameters: Parameters, filtered: Filtered) -> tuple[jax.Array, ...]:
+    """What the smoother needs at t = 1..T-1, ``(time - 1, ...)``.
+
+    J_t of Rauch, Tung & Striebel, filtered mean and covariance, and those predicted of t + 1.
+    """
 
     def gain(covariance: jax.Array, ahead: jax.Array) -> jax.Array:
         return jnp.linalg.solve(ahead, parameters.transition @ covariance).T
 
-    return jax.vmap(gain)(filtered.covariance[:-1], filtered.predicted_covariance[1:])
+    own, ahead = filtered.covariance[:-1], filtered.predicted_covariance[1:]
+    gains = jax.vmap(gain)(own, ahead)
+    return gains, filtered.mean[:-1], own, filtered.predicted_mean[1:], ahead
 
 
 def kalman_smoother(
@@ -99,7 +104,6 @@ def kalman_smoother(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Means, covariances and Cov(z_{t+1}, z_t | x) of one series, and its log-likelihood."""
     filtered = kalman_filter(parameters, values, seen)
-    gains = smoother_gains(parameters, filtered)
 
     def _step(carry, inputs):
         """p(z_{t+1} | x) -> p(z_t | x)."""
@@ -111,13 +115,7 @@ def kalman_smoother(
         return (mean, covariance), (mean, covariance, cross)
 
     last = (filtered.mean[-1], filtered.covariance[-1])
-    inputs = (
-        gains,
-        filtered.mean[:-1],
-        filtered.covariance[:-1],
-        filtered.predicted_mean[1:],
-        filtered.predicted_covariance[1:],
-    )
+    inputs = smoothing_inputs(parameters, filtered)
     _, (means, covariances, crosses) = jax.lax.scan(_step, last, inputs, reverse=True)
     means, covariances = (
         jnp.concatenate([leaf, end[None]])
@@ -131,7 +129,6 @@ def draw_states(
 ) -> jax.Array:
     """An exact posterior draw of one series' states, ``(time, latent)``, from normal `noise`."""
     filtered = kalman_filter(parameters, values, seen)
-    gains = smoother_gains(parameters, filtered)
 
     def root(covariance: jax.Array) -> jax.Array:
         spread, directions = jnp.linalg.eigh(covariance)
@@ -145,14 +142,7 @@ def draw_states(
         return state, state
 
     last = filtered.mean[-1] + root(filtered.covariance[-1]) @ noise[-1]
-    inputs = (
-        gains,
-        filtered.mean[:-1],
-        filtered.covariance[:-1],
-        filtered.predicted_mean[1:],
-        filtered.predicted_covariance[1:],
-        noise[:-1],
-    )
+    inputs = (*smoothing_inputs(parameters, filtered), noise[:-1])
     _, states = jax.lax.scan(_step, last, inputs, reverse=True)
     return jnp.concatenate([states, last[None]])
 
@@ -210,16 +200,14 @@ def em_step(
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Multimodal):
     """A linear Gaussian state space model of all modalities side by side.
 
     Attributes:
-        modalities: the observation sequences, all of them numbers.
         latent: D, dimensions of the state.
         iterations: of EM.
     """
 
-    modalities: tuple[Modality, ...]
     latent: int = 5
     iterations: int = 100
 
@@ -227,19 +215,12 @@ class Linear:
         """Refuses what cannot be."""
         at_least("model.latent", self.latent, 1)
         at_least("model.iterations", self.iterations, 1)
-        for modality in self.modalities:
-            if not isinstance(modality.likelihood, Normal):
-                raise InputError(f"expected numbers in {modality.name!r} for a linear model")
+        check_numbers(self.modalities, "a linear model")
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
         """The model of the field `model` of a configuration."""
         return cls(modalities, config.model.latent, config.model.iterations)
-
-    @property
-    def likelihoods(self) -> dict[str, Likelihood]:
-        """Modality -> likelihood."""
-        return {m.name: m.likelihood for m in self.modalities}
 
     def fit(self, series: Series) -> dict[str, np.ndarray]:
         """EM from `start`; the parameters by name."""

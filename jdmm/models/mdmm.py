@@ -4,7 +4,6 @@ Tan, Soh & Ong, *Factorized Inference in Deep Markov Models for Incomplete Multi
 AAAI 2020.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,19 +11,22 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import gaussian, inference, objectives
+from jdmm import inference, objectives
 from jdmm.corruption import is_range
 from jdmm.errors import InputError
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.inference import Parts, Points
-from jdmm.likelihoods import SD_FLOOR, Likelihood, Raw
+from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models.base import (
     Config,
     Modality,
+    Multimodal,
     Variables,
     at_least,
+    bound,
     decoder_of,
     encoder_of,
+    evidence_of,
     loss_fields,
 )
 from jdmm.networks import GatedTransition
@@ -55,13 +57,7 @@ class Networks(nn.Module):
 
     def encode(self, series: Series) -> dict[str, Gaussian]:
         """Each modality's evidence p(z | x) / p(z), (0, 0) where all its features are missing."""
-        return {
-            name: gaussian.mask(
-                gaussian.natural(encoder(series.values[name], series.observed[name])),
-                jnp.any(series.observed[name], -1, keepdims=True),
-            )
-            for name, encoder in self.encoders.items()
-        }
+        return evidence_of(self.encoders, series)
 
     def decode(self, modality: str, states: jax.Array) -> Raw:
         """Raw outputs of the modality's likelihood."""
@@ -86,11 +82,10 @@ class Networks(nn.Module):
 
 
 @dataclass(frozen=True)
-class MDMM:
+class MDMM(Multimodal):
     """A multimodal deep Markov model with backward-forward variational inference.
 
     Attributes:
-        modalities: the observation sequences.
         latent: D, dimensions of the state.
         hidden: H, units of each hidden layer of the default networks.
         points: how moments are matched in training.
@@ -98,7 +93,6 @@ class MDMM:
         weights: of the training loss.
     """
 
-    modalities: tuple[Modality, ...]
     latent: int = 5
     hidden: int = 20
     points: Points = Points()
@@ -132,13 +126,8 @@ class MDMM:
             hidden=config.model.hidden,
             points=Points(how.moments, how.particles),
             prediction_points=Points(how.prediction_moments, how.prediction_particles),
-            weights=LossWeights(modality=weights.pop("multipliers"), **weights),
+            weights=LossWeights(**weights),
         )
-
-    @property
-    def likelihoods(self) -> dict[str, Likelihood]:
-        """Modality -> likelihood."""
-        return {m.name: m.likelihood for m in self.modalities}
 
     @property
     def networks(self) -> Networks:
@@ -160,11 +149,7 @@ class MDMM:
 
     def parts(self, variables: Variables) -> Parts:
         """The networks as pure functions, for the recursions of `jdmm.inference`."""
-        networks = self.networks
-
-        def method(function: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda *inputs: networks.apply(variables, *inputs, method=function)
-
+        method = bound(self.networks, variables)
         return Parts(
             prior=method(Networks.prior)(),
             forward=method(Networks.step_forward),

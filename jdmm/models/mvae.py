@@ -4,7 +4,6 @@ Wu & Goodman, *Multimodal Generative Models for Scalable Weakly-Supervised Learn
 the posterior is the product of the prior N(0, 1) and one expert per modality that is observed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,15 @@ from jax import numpy as jnp
 from jdmm import gaussian
 from jdmm.gaussian import Gaussian, Moments
 from jdmm.likelihoods import Raw
-from jdmm.models.base import ChainModel, Modality, Variables, decoder_of, encoder_of
+from jdmm.models.base import (
+    ChainModel,
+    Modality,
+    Variables,
+    bound,
+    decoder_of,
+    encoder_of,
+    evidence_of,
+)
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
 
@@ -34,15 +41,7 @@ class Networks(nn.Module):
 
     def encode(self, series: Series) -> Gaussian:
         """The product of the experts, (0, 0) where nothing is observed."""
-        return gaussian.product(
-            *(
-                gaussian.mask(
-                    gaussian.natural(encoder(series.values[name], series.observed[name])),
-                    jnp.any(series.observed[name], -1, keepdims=True),
-                )
-                for name, encoder in self.encoders.items()
-            )
-        )
+        return gaussian.product(*evidence_of(self.encoders, series).values())
 
     def decode(self, states: jax.Array) -> dict[str, Raw]:
         """Raw outputs of every modality's likelihood."""
@@ -65,13 +64,13 @@ class MVAE(ChainModel):
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        return self._method(variables, Networks.decode)(states)
+        return bound(self._networks, variables)(Networks.decode)(states)
 
     def chain(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """All steps at once."""
-        evidence = self._method(variables, Networks.encode)(series)
+        evidence = bound(self._networks, variables)(Networks.encode)(series)
         prior = Moments(jnp.zeros_like(evidence.shift), jnp.ones_like(evidence.shift))
         posterior = gaussian.moments(gaussian.product(gaussian.natural(prior), evidence))
         noise = jnp.moveaxis(self.noise(series, key, scale), -1, 0)
@@ -80,6 +79,3 @@ class MVAE(ChainModel):
     @property
     def _networks(self) -> Networks:
         return Networks(self.modalities, self.latent, self.hidden)
-
-    def _method(self, variables: Variables, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *inputs: self._networks.apply(variables, *inputs, method=function)

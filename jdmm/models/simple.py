@@ -15,8 +15,9 @@ from jax import numpy as jnp
 
 from jdmm.errors import InputError
 from jdmm.gaussian import Moments
-from jdmm.likelihoods import Likelihood, Normal, Raw, unpositive
-from jdmm.models.base import Config, Modality, Variables, nothing
+from jdmm.likelihoods import Raw
+from jdmm.models.base import Config, Modality, Multimodal, Variables, nothing
+from jdmm.models.numbers import apart, check_numbers, side_by_side
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
 
@@ -24,34 +25,25 @@ KINDS = ("mean", "carry", "interpolate")
 
 
 @dataclass(frozen=True)
-class Simple:
+class Simple(Multimodal):
     """A baseline for imputation; its latent states are the values of all modalities side by side.
 
     Attributes:
-        modalities: the observation sequences, all of them numbers.
         kind: "mean", "carry" or "interpolate".
     """
 
-    modalities: tuple[Modality, ...]
     kind: str = "interpolate"
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
         if self.kind not in KINDS:
             raise InputError(f"expected model.kind among {', '.join(KINDS)}, got {self.kind!r}")
-        for modality in self.modalities:
-            if not isinstance(modality.likelihood, Normal):
-                raise InputError(f"expected numbers in {modality.name!r} for a simple baseline")
+        check_numbers(self.modalities, "a simple baseline")
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
         """The model of the field `model` of a configuration."""
         return cls(modalities, config.model.kind)
-
-    @property
-    def likelihoods(self) -> dict[str, Likelihood]:
-        """Modality -> likelihood."""
-        return {m.name: m.likelihood for m in self.modalities}
 
     def fit(self, series: Series) -> Variables:
         """Mean, variance of the values and of their steps, ``(feature,)``.
@@ -133,21 +125,3 @@ def _nearest(
 
     value, when, _ = jax.lax.associative_scan(later, own, reverse=reverse, axis=1)
     return value, when
-
-
-def side_by_side(series: Series) -> tuple[jax.Array, jax.Array]:
-    """Values and masks of all modalities, ``(batch, time, feature)``."""
-    trees = (series.values, series.observed)
-    values, seen = (jnp.concatenate([jnp.asarray(v) for v in t.values()], -1) for t in trees)
-    return values, seen
-
-
-def apart(modalities: tuple[Modality, ...], states: jax.Array, sd: jax.Array) -> dict[str, Raw]:
-    """Raw outputs of each modality from means ``(..., feature)`` and sd that broadcast to them."""
-    raw_sd = jnp.broadcast_to(unpositive(sd), states.shape)
-    raw, start = {}, 0
-    for modality in modalities:
-        own = slice(start, start + modality.features)
-        raw[modality.name] = (states[..., own], raw_sd[..., own])
-        start += modality.features
-    return raw

@@ -7,7 +7,6 @@ inputs are zeros ("mask"), or the network keeps its state there ("skip").
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from jdmm import filtering, gaussian
 from jdmm.errors import InputError
 from jdmm.gaussian import Moments
 from jdmm.likelihoods import Raw, positive
-from jdmm.models.base import ChainModel, Modality, Variables, decoder_of, features_of
+from jdmm.models.base import ChainModel, Modality, Variables, bound, decoder_of, features_of
 from jdmm.networks import GRU, GatedTransition, StateDense
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
@@ -132,15 +131,15 @@ class Structured(ChainModel):
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        decode = self._method(variables, Networks.decode)
+        decode = bound(self.networks, variables)(Networks.decode)
         return {modality.name: decode(modality.name, states) for modality in self.modalities}
 
     def chain(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """One pass; after a series' last observation the posterior is the prior."""
-        combine = self._method(variables, Networks.combine)
-        move = self._method(variables, Networks.move)
+        own = bound(self.networks, variables)
+        combine, move = own(Networks.combine), own(Networks.move)
         summary, seen = self._summary(variables, series)
         informed = jax.lax.associative_scan(jnp.logical_or, seen, reverse=True)
         noise = self.noise(series, key, scale)
@@ -168,8 +167,9 @@ class Structured(ChainModel):
 
     def _summary(self, variables: Variables, series: Series) -> tuple[jax.Array, jax.Array]:
         """What the recurrent networks know, ``(time, *, batch)``, and where anything is seen."""
-        embed, gates = (self._method(variables, f) for f in (Networks.embed, Networks.gates))
-        advance, start = (self._method(variables, f) for f in (Networks.step, Networks.start))
+        own = bound(self.networks, variables)
+        embed, gates = own(Networks.embed), own(Networks.gates)
+        advance, start = own(Networks.step), own(Networks.start)
         features, inputs, seen = {}, {}, {}
         for modality in self.modalities:
             name = modality.name
@@ -199,6 +199,3 @@ class Structured(ChainModel):
         _, states = jax.lax.scan(_step, first, (inputs, moves), reverse=backward)
         known = [*states.values(), *(features.values() if self.features_to_combiner else ())]
         return jnp.concatenate(known, 1), functools.reduce(jnp.logical_or, seen.values())
-
-    def _method(self, variables: Variables, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *inputs: self.networks.apply(variables, *inputs, method=function)
