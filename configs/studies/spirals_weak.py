@@ -7,11 +7,11 @@
 series; "modality": that share of the series misses one modality wholly. Scored with the first and
 the last quarter of the test series hidden, and half of the rest.
 
-Divergences do not get fewer where values are missing, so log-likelihoods are divided by the share of
-values that is left: what information costs stays in proportion to what there is to explain. Without
-that, posteriors collapse onto the prior where 70 % are missing. BFVI is trained on more gaps, since
-the task has more; long ones do harm to the structured networks. Both were chosen on validation
-series, with 70 % missing and seed 0.
+Divergences do not get fewer where values are missing, so log-likelihoods are divided by the share
+of values that is left: what information costs stays in proportion to what there is to explain.
+Without that, posteriors collapse onto the prior where 70 % are missing. BFVI is trained on more
+gaps, since the task has more; long ones do harm to the structured networks. Both were chosen on
+validation series, with 70 % missing and seed 0.
 """
 
 from typing import Any
