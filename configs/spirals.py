@@ -178,12 +178,13 @@ def _structured(config: Any) -> None:
 
     Their transitions learn from divergences alone, so beta is the larger, once the encoders can
     tell where a spiral is; and long deletions teach them little but to guess. A network that skips
-    what is missing does not tell the combiner that its state is old, which then learns no dynamics
-    in most runs: so there the combiner is given the features, zeros where nothing is observed, and
-    three starts race for as long as it takes to see who has learnt them.
+    what is missing does not tell the combiner that its state is old, and most starts then learn no
+    dynamics: three race for as long as it takes to see who does. Forwards none did, unless the
+    combiner is given the features, zeros where nothing is observed.
     """
     skip = config.model.missing == "skip"
-    config.model.features_to_combiner = skip
+    lost = skip and config.model.direction == "backward"
+    config.model.features_to_combiner = skip and not lost
     config.train.restarts = 3 if skip else 1
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
@@ -192,5 +193,5 @@ def _structured(config: Any) -> None:
     config.train.beta_fall = (0.7, 1.0)
     config.train.beta_final = 1.0
     config.train.deletions.all = 0.0
-    config.train.deletions.one = 0.15
-    config.train.deletions.scattered = 0.2
+    config.train.deletions.one = 0.0 if lost else 0.15
+    config.train.deletions.scattered = 0.1 if lost else 0.2
