@@ -26,34 +26,35 @@ from jdmm.prediction import (
 from jdmm.series import Series
 
 POSTERIOR = tuple(round(1.1**n, 2) for n in range(-4, 14))
-EMISSION = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0, 1.2)
-"""What is tried: 0.68 to 3.45 times the noise, 0.3 to 1.2 times the spread."""
+EMISSION = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
+"""What is tried: 0.68 to 3.45 times the noise, 0.2 to 1.2 times the spread."""
 
 
 def calibrate(
     model: Model,
     variables: Any,
     shown: Sequence[Series],
-    targets: Series,
+    held_out: Sequence[Series],
     key: jax.Array,
     draws: int = 60,
     batch_size: int = 100,
 ) -> Calibration:
-    """The scales of the least error of coverage, over `LEVELS`, `shown` and the modalities.
+    """The scales of the least error of coverage, over `LEVELS`, cases and modalities.
 
     Squared errors are in units of binomial variance: 1 % is more where 95 % should be covered.
 
     Args:
         model: as for prediction.
         variables: its variables.
-        shown: the same series as `targets`, each time with other values hidden.
-        targets: complete series that the model has not been trained on.
+        shown: case by case what is known, of series that the model has not been trained on; cases
+            have one form.
+        held_out: the same series; what is observed of them is to be covered.
         key: of the draws.
         draws: from the posterior, per pair of scales; 95 % intervals need 39.
         batch_size: series at a time.
 
     Returns:
-        The scales; those of the model itself if nothing is hidden.
+        The scales; those of the model itself if nothing is held out.
     """
     scales = jnp.array(EMISSION)
 
@@ -78,12 +79,14 @@ def calibrate(
 
         return jax.lax.map(covered, scales)
 
-    weighed = [(seen, _weights(seen, targets)) for seen in shown]
-    weighed = [pair for pair in weighed if any(weight.any() for weight in pair[1].values())]
-    if not weighed:
+    each_weights = [_weights(case) for case in held_out]
+    if not any(weight.any() for case in each_weights for weight in case.values()):
         return AS_IT_IS
-    every, weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *weighed)
-    values = {name: np.concatenate([leaf] * len(weighed)) for name, leaf in targets.values.items()}
+    cases = [
+        (seen, case.values, weights)
+        for seen, case, weights in zip(shown, held_out, each_weights, strict=True)
+    ]
+    every, values, weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *cases)
     sizes = (len(POSTERIOR), len(EMISSION), len(weights), len(LEVELS))
     coverage = np.zeros((*sizes, every.batch))
     for index, rows in enumerate(batches(every.batch, batch_size)):
@@ -93,19 +96,17 @@ def calibrate(
             batch_key = jax.random.fold_in(key, index)
             found = one(variables, every.take(rows), truth, own, scale, batch_key)
             coverage[number][..., rows] = found  # what fills up the last batch comes out the same
-    each = coverage.reshape(*sizes, len(weighed), -1).sum(-1)
+    each = coverage.reshape(*sizes, len(cases), -1).sum(-1)
     level = np.array(LEVELS)[:, None]
-    counted = [[own[name].any() for _, own in weighed] for name in weights]
+    counted = [[own[name].any() for own in each_weights] for name in weights]
     errors = (each - level) ** 2 / (level * (1 - level)) * np.array(counted)[:, None]
     errors = errors.sum((-3, -2, -1))
     row, column = np.unravel_index(np.argmin(errors), errors.shape)
     return Calibration(POSTERIOR[row], EMISSION[column])
 
 
-def _weights(seen: Series, targets: Series) -> dict[str, np.ndarray]:
-    """1 / number of a modality's hidden values of `targets` at each of them, 0 elsewhere."""
-    hidden = {
-        name: np.asarray(mask) & ~np.asarray(seen.observed[name])
-        for name, mask in targets.observed.items()
+def _weights(held_out: Series) -> dict[str, np.ndarray]:
+    """1 / number of a modality's observed values at each of them, 0 elsewhere."""
+    return {
+        name: np.asarray(mask) / max(np.sum(mask), 1) for name, mask in held_out.observed.items()
     }
-    return {name: mask / max(mask.sum(), 1) for name, mask in hidden.items()}

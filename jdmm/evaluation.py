@@ -95,7 +95,7 @@ def evaluate(
             "train_seconds": progress.seconds,
             "seconds_per_epoch": progress.seconds / epochs,
         }
-        scales = calibrated(config, directory, model, alone, data["validation"].noisy)
+        scales = calibrated(config, directory, model, alone, data["validation"])
         facts["calibration"] = scales._asdict()
         each.append(
             _evaluate_seed(config, directory, model, alone, scales, facts, data[split], split)
@@ -183,7 +183,7 @@ def _suffix(split: str) -> str:
 
 
 def calibrated(
-    config: Config, directory: Path, model: Model, variables: Any, series: Series
+    config: Config, directory: Path, model: Model, variables: Any, data: Split
 ) -> Calibration:
     """The scales kept in `directory` for these variables, or chosen on validation series now."""
     if not config.eval.calibrate:
@@ -195,13 +195,23 @@ def calibrated(
             return Calibration(**kept)
     key = jax.random.key(config.eval.seed)
     show = jax.jit(tasks.show, static_argnums=0)
-    shown = [jax.device_get(show((name,), series, key)) for name in config.eval.tasks]
+    shown = [jax.device_get(show((name,), data.noisy, key)) for name in config.eval.tasks]
+    held_out = [_held_out(data, seen) for seen in shown]
     draws, size = min(config.eval.draws, CALIBRATION_DRAWS), config.eval.batch_size
-    scales = calibration.calibrate(model, variables, shown, series, key, draws, size)
+    scales = calibration.calibrate(model, variables, shown, held_out, key, draws, size)
     directory.mkdir(parents=True, exist_ok=True)
     kept = {**scales._asdict(), "params_sha256": mark}
     replace_text(path, json.dumps(kept, indent=2) + "\n")
     return scales
+
+
+def _held_out(data: Split, shown: Series) -> Series:
+    """What was hidden; the second observation of everything if nothing was."""
+    hidden = {name: ~np.asarray(mask) for name, mask in shown.observed.items()}
+    held_out = jax.device_get(data.noisy.hide(hidden))
+    if any(mask.any() for mask in held_out.observed.values()):
+        return held_out
+    return data.noisy.replace(values=data.again)  # type: ignore[attr-defined]
 
 
 def fingerprint(variables: Any) -> str:

@@ -254,7 +254,7 @@ def infer_file(
         config.eval.draws,
         batch_size=config.eval.batch_size,
         calibration=calibrated(
-            config, directory, model, variables, settings.load_data(config)["validation"].noisy
+            config, directory, model, variables, settings.load_data(config)["validation"]
         ),
     )
     arrays = {

@@ -49,7 +49,10 @@ def test_wrong_scales_are_undone(state, noise):
     """And the intervals then cover what they say, in both modalities."""
     model, complete = Unsure(state_sd=STATE * state, noise_sd=NOISE * noise), data()
     hidden = complete.hide({name: np.array(False) for name in complete.values})
-    found = calibrate(model, {}, [complete, hidden], complete, jax.random.key(0), draws=100)
+    nothing = hidden  # of what is complete
+    found = calibrate(
+        model, {}, [complete, hidden], [nothing, complete], jax.random.key(0), draws=100
+    )
     np.testing.assert_allclose(found.posterior, 1 / state, rtol=0.16)
     np.testing.assert_allclose(found.emission, 1 / noise, rtol=0.16)
     told = predict_all(model, {}, hidden, jax.random.key(1), 200, complete, calibration=found)
@@ -61,13 +64,14 @@ def test_wrong_scales_are_undone(state, noise):
 
 def test_with_nothing_hidden_a_model_stays_as_it_is():
     complete = data(2, 3)
-    assert calibrate(Unsure(), {}, [complete], complete, jax.random.key(0)) == (1.0, 1.0)
+    nothing = complete.hide({name: np.array(False) for name in complete.values})
+    assert calibrate(Unsure(), {}, [complete], [nothing], jax.random.key(0)) == (1.0, 1.0)
 
 
 def test_a_batch_filled_up_counts_each_series_once():
     complete = data(7, 150)
     hidden = complete.hide({name: np.array(False) for name in complete.values})
-    options = ({}, [hidden], complete, jax.random.key(0), 30)
+    options = ({}, [hidden], [complete], jax.random.key(0), 30)
     for size in (7, 5):
         found = calibrate(Unsure(), *options, batch_size=size)
         assert 0.7 <= found.posterior <= 1.4 and 0.8 <= found.emission <= 1.2, size
