@@ -19,9 +19,6 @@ Variables = Any
 INTERVAL = (0.025, 0.975)
 """Quantiles that bound the central 95 % interval."""
 
-LEVELS = (0.5, 0.8, 0.95)
-"""Of the central intervals whose coverage is reported, and calibrated."""
-
 
 class Model(Protocol):
     """What prediction asks of a model."""

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from jdmm import corruption
 from jdmm.errors import InputError
-from jdmm.prediction import LEVELS, Prediction
+from jdmm.prediction import Prediction
 from jdmm.series import Series
 
 Keep = dict[str, jax.Array]
@@ -113,6 +113,10 @@ def squared_error(
     )
     steps = jnp.any(jnp.concatenate([counted[name] for name in mean], -1), -1)
     return jnp.sum(errors, -1) / jnp.maximum(jnp.sum(steps, -1), 1)
+
+
+LEVELS = (0.5, 0.8, 0.95)
+"""Of the central intervals whose coverage is reported."""
 
 
 def score(
