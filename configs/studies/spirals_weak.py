@@ -10,8 +10,8 @@ the last quarter of the test series hidden, and half of the rest.
 Divergences do not get fewer where values are missing, so log-likelihoods are divided by the share
 of values that is left: what information costs stays in proportion to what there is to explain.
 Without that, posteriors collapse onto the prior where 70 % are missing. BFVI learns the dynamics
-later from less, so the filter's bound fades and starts race for longer, and is trained on more gaps,
-since the task has more; long ones do harm to the structured networks. All this was chosen on
+later from less, so the filter's bound fades and starts race for longer; and it is trained on more
+gaps, since the task has more. Long ones do harm to the structured networks. All this was chosen on
 validation series, with 70 % missing and seed 0.
 """
 
