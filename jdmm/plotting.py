@@ -306,7 +306,7 @@ def scores(by_task: Mapping[str, Mapping[str, Mapping[str, float]]], label: str)
     """A panel per task: a dot per run, or curves over the numbers of runs "method@number".
 
     Args:
-        by_task: task -> run -> "mean" and "sd" over seeds.
+        by_task: task -> run -> "mean" and, of several seeds, "sd".
         label: of the scores, on a logarithmic axis where they differ enough.
     """
     names = [name for runs in by_task.values() for name in runs]
@@ -327,7 +327,9 @@ def scores(by_task: Mapping[str, Mapping[str, Mapping[str, float]]], label: str)
 def _dots(axes: Axes, runs: Mapping[str, Mapping[str, float]], named: bool) -> None:
     """A row per run, the first above."""
     for place, run in enumerate(runs.values()):
-        axes.errorbar(run["mean"], -place, xerr=run["sd"], color=BLUE, marker="o", ms=5, capsize=2)
+        axes.errorbar(
+            run["mean"], -place, xerr=run.get("sd", 0.0), color=BLUE, marker="o", ms=5, capsize=2
+        )
     axes.set_yticks([-place for place in range(len(runs))], runs if named else [""] * len(runs))
     axes.set_ylim(0.6 - len(runs), 0.4)
     axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
@@ -339,7 +341,7 @@ def _curves(axes: Axes, runs: Mapping[str, Mapping[str, float]], label: str) -> 
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for name, run in runs.items():
         method, _, number = name.rpartition("@")
-        curves.setdefault(method, []).append((float(number), run["mean"], run["sd"]))
+        curves.setdefault(method, []).append((float(number), run["mean"], run.get("sd", 0.0)))
     for color, (name, points) in zip(cycle(PALETTE), curves.items(), strict=False):
         x, mean, sd = np.array(sorted(points)).T
         axes.errorbar(x, mean, yerr=sd, color=color, marker="o", ms=4, label=name)

@@ -145,10 +145,10 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def spread(figures: Sequence[Any]) -> dict[str, float]:
-    """Mean and sd of the seeds' figures, or of their means over series; 0 with one seed."""
+    """Mean and sd of the seeds' figures, or of their means over series; no sd of one seed."""
     values = [each["mean"] if isinstance(each, Mapping) else each for each in figures]
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "sd": sd}
+    sd = {"sd": float(np.std(values, ddof=1))} if len(values) > 1 else {}
+    return {"mean": float(np.mean(values)), **sd}
 
 
 def write_over_seeds(
@@ -228,7 +228,8 @@ def _evidence(results: Mapping[str, Any]) -> list[str]:
 
 
 def cell(figure: Any, digits: int) -> str:
-    """A figure, with its sd in brackets if it has one."""
-    if isinstance(figure, Mapping):
-        return f"{figure['mean']:.{digits}f} ({figure['sd']:.{digits}f})"
-    return f"{figure:.{digits}f}"
+    """A figure or mean, with its sd in brackets if it has one."""
+    if not isinstance(figure, Mapping):
+        return f"{figure:.{digits}f}"
+    sd = f" ({figure['sd']:.{digits}f})" if "sd" in figure else ""
+    return f"{figure['mean']:.{digits}f}{sd}"
