@@ -6,6 +6,7 @@ the same decisions from the same figures, and process 0 alone writes.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from jdmm.errors import InputError, PeerLost
 
@@ -38,6 +40,11 @@ HEARTBEAT = 30
 
 SHUTDOWN = 3600
 """Seconds that processes wait at their end for the one that evaluates."""
+
+COMPILING = 3600
+"""Seconds that they wait for each other to have compiled."""
+
+_COMPILED = itertools.count()
 
 
 class StepCost(NamedTuple):
@@ -125,6 +132,11 @@ class Devices:
             chosen = None if self.count == jax.device_count() else self.local
             mapped = jax.pmap(step, AXIS, donate_argnums=0, devices=chosen)
         compiled = mapped.lower(state, series, rows).compile()
+        if jax.process_count() > 1:
+            # gloo gives up when another process comes 30 s later to the first sum
+            name = f"compiled {next(_COMPILED)}"
+            everybody = set(range(jax.process_count()))
+            multihost.sync_global_processes(name, timeout=COMPILING, processes=everybody)
         memory = compiled.memory_analysis()
         needed = None
         if memory is not None:

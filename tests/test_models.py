@@ -70,6 +70,7 @@ def test_structured_networks_have_the_published_number_of_parameters(method):
     for hidden, expected in ((20, 7124), (5, 794)):
         config = spirals.get_config(method)
         config.model.hidden = hidden
+        config.model.features_to_combiner = False
         model = settings.build_model(config)
         data = series_from_arrays({"x": np.zeros((1, 2)), "y": np.zeros((1, 2))})
         shapes = jax.eval_shape(model.init, jax.random.key(0), data)

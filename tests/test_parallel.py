@@ -83,7 +83,10 @@ def test_devices_change_nothing(on_virtual_devices, count):
 
 @pytest.mark.parametrize("cluster", ["jax", "slurm"])
 def test_two_processes_change_nothing(on_virtual_devices, cluster, tmp_path):
-    """The same by two processes of two devices each, as `jax.distributed` or Slurm starts them."""
+    """The same by two processes of two devices each, as `jax.distributed` or Slurm starts them.
+
+    In one case the second is late: it may compile for longer than gloo waits, 30 s.
+    """
     port = free_port()
     environments = {
         "jax": {
@@ -103,7 +106,11 @@ def test_two_processes_change_nothing(on_virtual_devices, cluster, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, RUN, tmp_path / "out.npz"],
-            env=environment(2, **{k: v.format(rank=rank) for k, v in environments.items()}),
+            env=environment(
+                2,
+                LATE=str(40 * rank * (cluster == "jax")),
+                **{k: v.format(rank=rank) for k, v in environments.items()},
+            ),
         )
         for rank in (0, 1)
     ]
