@@ -41,6 +41,7 @@ def main(output: str, *limits: str) -> None:
         weights=LossWeights(filter_alone=0.0, smoother_alone=0.0, reverse=0.1),
     )
     how = TrainSettings(epochs=17, batch_size=BATCH)  # 17 epochs of 3 steps, the last is not run
+    jax.devices()  # waits for all processes by itself
     time.sleep(float(os.environ.get("LATE", 0)))
     found = {}
     for limit in limits or ("0",):
