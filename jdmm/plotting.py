@@ -354,7 +354,8 @@ def _logarithmic(axes: Axes, values: Sequence[float], which: Literal["x", "y"]) 
     if 0 < 3 * min(values) <= max(values):
         getattr(axes, f"set_{which}scale")("log")
         axis = getattr(axes, f"{which}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        near = max(values) < 100 * min(values)
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,), numticks=6))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 

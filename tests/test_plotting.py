@@ -1,5 +1,6 @@
 """Figures: what is drawn where, how large the regions are, degenerate input, and atomic files."""
 
+import itertools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -259,6 +260,21 @@ def test_reliability(tmp_path):
     np.testing.assert_array_equal(np.asarray(sure.get_ydata())[:-1], 0)
     assert "too sure" in _texts(figure)
     _draw(figure, tmp_path)
+
+
+@pytest.mark.parametrize("lowest", [2e-6, 0.003, 0.02])
+def test_labels_of_a_logarithmic_axis_do_not_overlap(lowest):
+    figure = plotting.scores({"reconstruction": {"a": {"mean": lowest}, "b": {"mean": 0.09}}}, "")
+    figure.canvas.draw()
+    (axes,) = figure.axes[:1]
+    left, right = axes.get_xlim()
+    labels = [
+        label.get_window_extent()
+        for label in axes.get_xticklabels()
+        if left <= label.get_position()[0] <= right
+    ]
+    assert len(labels) >= 2
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(labels))
 
 
 def test_scores_as_dots_and_as_curves(tmp_path):
