@@ -184,7 +184,7 @@ def _stepwise(config: Any) -> None:
     config.epochs = 200
     for share in ("burst", "one", "all", "scattered"):
         config.train.deletions[share] = 0.0
-    config.train.beta_peak = config.train.beta_final = 0.3 if config.model.name == "mvae" else 1.0
+    config.train.beta_peak = config.train.beta_final = 0.7 if config.model.name == "mvae" else 1.0
 
 
 def _structured(config: Any) -> None:
