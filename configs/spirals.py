@@ -179,7 +179,7 @@ def _stepwise(config: Any) -> None:
     """Settings for MVAE and the VRNNs, chosen on validation series with seed 0.
 
     They do better without deletions: a filter that is asked for what it has not seen learns to be
-    unsure. A step of the MVAE costs as many nats as it explains, so at beta = 1 it is given up.
+    unsure. To encode a step costs the MVAE as many nats as it explains, so at beta = 1 it does not.
     """
     config.epochs = 200
     for share in ("burst", "one", "all", "scattered"):
@@ -198,8 +198,8 @@ def _structured(config: Any) -> None:
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"
-    lost = skip and backward
-    config.model.features_to_combiner = skip and not lost
+    b_skip = skip and backward
+    config.model.features_to_combiner = skip and not backward
     config.train.restarts = 3 if skip else 4 if backward else 5
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
@@ -208,5 +208,5 @@ def _structured(config: Any) -> None:
     config.train.beta_fall = (0.7, 1.0)
     config.train.beta_final = 1.0
     config.train.deletions.all = 0.0
-    config.train.deletions.one = 0.0 if lost else 0.15
-    config.train.deletions.scattered = 0.1 if lost else 0.2
+    config.train.deletions.one = 0.0 if b_skip else 0.15
+    config.train.deletions.scattered = 0.1 if b_skip else 0.2
