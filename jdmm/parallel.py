@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -279,8 +280,9 @@ def peers() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # a step whose inputs have failed gives the same status as a ValueError
+        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(error)):
             raise
         cause = str(error).strip().splitlines()[0]
         raise PeerLost(

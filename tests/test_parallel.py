@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jdmm import InputError, parallel
+from jdmm.errors import PeerLost
 from jdmm.parallel import Devices
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +160,24 @@ def test_a_job_survives_signals_and_lost_processes(tmp_path):
     alone.terminate()
     assert "stopped by SIGTERM" in alone.communicate(timeout=120)[1]
     assert alone.returncode == 143
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_both_ways_of_jax_to_tell_of_a_lost_process(monkeypatch, kind):
+    """Which one it is depends on where the failure is met; other errors stay as they are."""
+
+    def fail(error: Exception) -> None:
+        with parallel.peers():
+            raise error
+
+    told = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer"
+    with pytest.raises(kind, match="Gloo"):  # a single process has none to lose
+        fail(kind(told))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(PeerLost, match="lost another one .UNKNOWN: Gloo .* start the job again"):
+        fail(kind(told))
+    with pytest.raises(InputError, match="expected 3"):
+        fail(InputError("expected 3, got 4"))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
