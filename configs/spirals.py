@@ -191,8 +191,8 @@ def _structured(config: Any) -> None:
     """Settings for structured inference networks, chosen on validation series with seed 0.
 
     Their transitions learn from divergences alone, so beta is the larger, once the encoders can
-    tell where a spiral is; and long deletions teach them little but to guess. Half the starts or
-    fewer learn the dynamics, so some race for as long as it takes to see who does. Forwards, a
+    tell where a spiral is; and long deletions teach them little but to guess. Not every start
+    learns the dynamics, so some race for as long as it takes to see who does. Forwards, a
     network that skips what is missing does not tell the combiner that its state is old: none did
     unless the combiner is given the features, zeros where nothing is observed.
     """
@@ -200,7 +200,7 @@ def _structured(config: Any) -> None:
     backward = config.model.direction == "backward"
     b_skip = skip and backward
     config.model.features_to_combiner = skip and not backward
-    config.train.restarts = 3 if skip else 4 if backward else 5
+    config.train.restarts = (3 if backward else 4) + skip
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
     config.train.beta_epochs = 200.0

@@ -4,8 +4,12 @@ Encoders and decoders take batched arrays ``(..., feature)`` and ``(..., latent)
 takes states with the latent axis first, ``(latent, *states)``, as the recursions hold them.
 """
 
+from typing import Any
+
 import jax
 from flax import linen as nn
+from flax.linen.initializers import lecun_normal
+from flax.typing import Initializer
 from jax import numpy as jnp
 
 from jdmm.gaussian import Moments
@@ -20,17 +24,35 @@ class StateDense(nn.Module):
     """
 
     units: int
-    identity: bool = False
+    kernel_start: Initializer = lecun_normal()
+    bias_start: float = 0.0
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """``kernel^T z + bias``; `identity` is where the kernel starts, else at random."""
-        start = nn.initializers.lecun_normal()
-        if self.identity:
-            start = lambda key, shape: jnp.eye(*shape)  # noqa: E731
-        kernel = self.param("kernel", start, (z.shape[0], self.units))
-        bias = self.param("bias", nn.initializers.zeros, (self.units,))
+        """``kernel^T z + bias``."""
+        kernel = self.param("kernel", self.kernel_start, (z.shape[0], self.units))
+        bias = self.param("bias", nn.initializers.constant(self.bias_start), (self.units,))
         return jnp.tensordot(kernel, z, (0, 0)) + bias.reshape(-1, *(1,) * (z.ndim - 1))
+
+
+def handing_on(count: int, share: float) -> tuple[Initializer, Initializer]:
+    """Starts of two layers with rectified units between them that hand `share` of an input on.
+
+    It is that of the first `count` inputs to the outputs of the same number: of the units, the
+    first `count` start as z, as many as -z, and their difference is z. All else is at random.
+    """
+
+    def into(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+        same = jnp.eye(shape[0], count, dtype=dtype)
+        own = jnp.concatenate([same, -same], 1)
+        return lecun_normal()(key, shape, dtype).at[:, : 2 * count].set(own)
+
+    def out(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+        same = share * jnp.eye(count, shape[1], dtype=dtype)
+        own = jnp.concatenate([same, -same])
+        return lecun_normal()(key, shape, dtype).at[: 2 * count].set(own)
+
+    return into, out
 
 
 class GatedTransition(nn.Module):
@@ -41,7 +63,8 @@ class GatedTransition(nn.Module):
     Attributes:
         latent: D.
         hidden: H.
-        identity: whether the linear guess starts as the state itself (Krishnan et al. 2017).
+        identity: whether the mean starts near the state itself: the linear guess as the identity
+            (Krishnan et al. 2017), the gate almost closed.
     """
 
     latent: int
@@ -52,11 +75,13 @@ class GatedTransition(nn.Module):
     def __call__(self, z: jax.Array) -> Moments:
         """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
         hidden = nn.relu(StateDense(2 * self.hidden, name="hidden_layers")(z))
-        gate = nn.sigmoid(StateDense(self.latent, name="gate")(hidden[: self.hidden]))
+        closed = -2.0 if self.identity else 0.0
+        gate = StateDense(self.latent, bias_start=closed, name="gate")(hidden[: self.hidden])
         nonlinear = StateDense(self.latent, name="nonlinear")(hidden[self.hidden :])
-        linear = StateDense(self.latent, self.identity, name="linear")(z)
+        start = (lambda _, shape: jnp.eye(*shape)) if self.identity else lecun_normal()
+        linear = StateDense(self.latent, start, name="linear")(z)
         sd = positive(StateDense(self.latent, name="sd")(nonlinear))
-        return Moments(linear + gate * (nonlinear - linear), sd**2)
+        return Moments(linear + nn.sigmoid(gate) * (nonlinear - linear), sd**2)
 
 
 class GRU(nn.Module):

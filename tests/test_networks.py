@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
-from jdmm.networks import GatedTransition, LabelEncoder, MLPDecoder, MLPEncoder
+from jdmm.networks import GatedTransition, LabelEncoder, MLPDecoder, MLPEncoder, handing_on
 from jdmm.series import series_from_arrays
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -70,6 +70,32 @@ def test_gated_transition():
     close(transition(jnp.array(z[:, 1].T)), mean[:, 1].T, sd[:, 1].T)
     mapped = transition(jnp.moveaxis(jnp.array(z), -1, 0))
     close(mapped, np.moveaxis(mean, -1, 0), np.moveaxis(sd, -1, 0))
+
+
+def test_gated_transition_starts_near_the_state():
+    """With `identity`, by the same formula."""
+    module = GatedTransition(LATENT, HIDDEN, identity=True)
+    variables = module.init(jax.random.key(0), jnp.zeros(LATENT))
+    z = np.random.default_rng(2).normal(0, 2, (200, LATENT))
+    mean, sd = gated_transition(variables["params"], z)
+    close(module.apply(variables, jnp.array(z.T)), mean.T, sd.T)
+    kept = np.mean(mean * z) / np.mean(z * z)
+    assert 0.75 < kept < 1.0, kept
+
+
+def test_two_layers_that_start_by_handing_on():
+    """A share of the first inputs, whatever the others are, where no unit is left for them."""
+    count, share = 3, 0.7
+    into, out = handing_on(count, share)
+    first, second = into(jax.random.key(0), (5, 6)), out(jax.random.key(1), (6, count))
+    z = np.random.default_rng(3).normal(size=(20, 5))
+    handed = relu(z @ np.array(first)) @ np.array(second)
+    np.testing.assert_allclose(handed, share * z[:, :count], atol=1e-12)
+    wider = into(jax.random.key(0), (5, 9)), out(jax.random.key(1), (9, count))
+    beside = relu(z @ np.array(wider[0])[:, 6:]) @ np.array(wider[1])[6:]
+    handed = relu(z @ np.array(wider[0])) @ np.array(wider[1])
+    np.testing.assert_allclose(handed - beside, share * z[:, :count], atol=1e-12)
+    assert np.ptp(beside) > 0.5
 
 
 def test_mlp_encoder_of_one_feature():

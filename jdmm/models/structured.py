@@ -19,11 +19,18 @@ from jdmm.errors import InputError
 from jdmm.gaussian import Moments
 from jdmm.likelihoods import Raw, positive
 from jdmm.models.base import ChainModel, Modality, Variables, bound, decoder_of, features_of
-from jdmm.networks import GRU, GatedTransition, StateDense
+from jdmm.networks import GRU, GatedTransition, StateDense, handing_on
 from jdmm.series import Series
 from jdmm.smoothing import SmoothedPosterior
 
 DIRECTIONS, MISSING = ("forward", "backward"), ("mask", "skip")
+
+HANDED_ON = 0.7
+"""Of z_{t-1}, what the mean of q(z_t | z_{t-1}, h_t) starts as, beside random functions of h_t.
+
+From wholly random combiners most starts never learn what lasts from step to step, such as where a
+series is heading. With 0.9 the first states can grow until the gradient is infinite.
+"""
 
 
 class Networks(nn.Module):
@@ -43,8 +50,9 @@ class Networks(nn.Module):
             name: self.param(f"start_{name}", nn.initializers.zeros, (self.hidden, 1))
             for name in names
         }
-        self.combiner = StateDense(self.hidden)
-        self.mean = StateDense(self.latent)
+        into, out = handing_on(min(self.latent, self.hidden // 2), HANDED_ON)
+        self.combiner = StateDense(self.hidden, into)
+        self.mean = StateDense(self.latent, out)
         self.sd = StateDense(self.latent)
         self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
 
