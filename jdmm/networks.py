@@ -4,6 +4,7 @@ Encoders and decoders take batched arrays ``(..., feature)`` and ``(..., latent)
 takes states with the latent axis first, ``(latent, *states)``, as the recursions hold them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,22 +36,26 @@ class StateDense(nn.Module):
         return jnp.tensordot(kernel, z, (0, 0)) + bias.reshape(-1, *(1,) * (z.ndim - 1))
 
 
-def handing_on(count: int, share: float) -> tuple[Initializer, Initializer]:
-    """Starts of two layers with rectified units between them that hand `share` of an input on.
+def handing_on(count: int) -> tuple[Initializer, Callable[[float], Initializer]]:
+    """Starts of a layer of rectified units, and of those behind it, that hand an input on.
 
-    It is that of the first `count` inputs to the outputs of the same number: of the units, the
-    first `count` start as z, as many as -z, and their difference is z. All else is at random.
+    The first `count` units start as the first `count` inputs z, as many as -z: their difference is
+    z. The other units start without z, at random. The second start is ``share -> start`` of a
+    layer of which as many outputs are `share` times z, beside what the other units give.
     """
 
     def into(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        same = jnp.eye(shape[0], count, dtype=dtype)
-        own = jnp.concatenate([same, -same], 1)
-        return lecun_normal()(key, shape, dtype).at[:, : 2 * count].set(own)
+        kernel = lecun_normal()(key, shape, dtype).at[:, : 2 * count].set(0).at[:count].set(0)
+        same = jnp.eye(count, dtype=dtype)
+        return kernel.at[:count, : 2 * count].set(jnp.concatenate([same, -same], 1))
 
-    def out(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-        same = share * jnp.eye(count, shape[1], dtype=dtype)
-        own = jnp.concatenate([same, -same])
-        return lecun_normal()(key, shape, dtype).at[: 2 * count].set(own)
+    def out(share: float) -> Initializer:
+        def start(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+            same = share * jnp.eye(count, shape[1], dtype=dtype)
+            own = jnp.concatenate([same, -same])
+            return lecun_normal()(key, shape, dtype).at[: 2 * count].set(own)
+
+        return start
 
     return into, out
 

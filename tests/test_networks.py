@@ -83,19 +83,19 @@ def test_gated_transition_starts_near_the_state():
     assert 0.75 < kept < 1.0, kept
 
 
-def test_two_layers_that_start_by_handing_on():
-    """A share of the first inputs, whatever the others are, where no unit is left for them."""
-    count, share = 3, 0.7
-    into, out = handing_on(count, share)
-    first, second = into(jax.random.key(0), (5, 6)), out(jax.random.key(1), (6, count))
-    z = np.random.default_rng(3).normal(size=(20, 5))
-    handed = relu(z @ np.array(first)) @ np.array(second)
-    np.testing.assert_allclose(handed, share * z[:, :count], atol=1e-12)
-    wider = into(jax.random.key(0), (5, 9)), out(jax.random.key(1), (9, count))
-    beside = relu(z @ np.array(wider[0])[:, 6:]) @ np.array(wider[1])[6:]
-    handed = relu(z @ np.array(wider[0])) @ np.array(wider[1])
-    np.testing.assert_allclose(handed - beside, share * z[:, :count], atol=1e-12)
-    assert np.ptp(beside) > 0.5
+def test_layers_that_start_by_handing_on():
+    """A share of the first inputs, beside what does not depend on them."""
+    count, rng = 3, np.random.default_rng(3)
+    into, out = handing_on(count)
+    first = np.array(into(jax.random.key(0), (5, 9)))
+    z = rng.normal(size=(20, 5))
+    beside = np.where(np.arange(5) < count, 0.0, z)
+    for share in (0.7, 0.0):
+        last = np.array(out(share)(jax.random.key(1), (9, 4)))
+        handed = relu(z @ first) @ last - relu(beside @ first) @ last
+        np.testing.assert_allclose(handed[:, :count], share * z[:, :count], atol=1e-12)
+        np.testing.assert_allclose(handed[:, count:], 0, atol=1e-12)
+        assert np.ptp(relu(beside @ first) @ last) > 0.5
 
 
 def test_mlp_encoder_of_one_feature():

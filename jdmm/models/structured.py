@@ -29,7 +29,7 @@ HANDED_ON = 0.7
 """Of z_{t-1}, what the mean of q(z_t | z_{t-1}, h_t) starts as, beside random functions of h_t.
 
 From wholly random combiners most starts never learn what lasts from step to step, such as where a
-series is heading. With 0.9 the first states can grow until the gradient is infinite.
+series is heading. Its sd starts without z_{t-1}: states that fed themselves could grow without end.
 """
 
 
@@ -50,10 +50,10 @@ class Networks(nn.Module):
             name: self.param(f"start_{name}", nn.initializers.zeros, (self.hidden, 1))
             for name in names
         }
-        into, out = handing_on(min(self.latent, self.hidden // 2), HANDED_ON)
+        into, out = handing_on(min(self.latent, self.hidden // 2))
         self.combiner = StateDense(self.hidden, into)
-        self.mean = StateDense(self.latent, out)
-        self.sd = StateDense(self.latent)
+        self.mean = StateDense(self.latent, out(HANDED_ON))
+        self.sd = StateDense(self.latent, out(0.0))
         self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
 
     def embed(self, name: str, values: jax.Array, observed: jax.Array) -> jax.Array:
