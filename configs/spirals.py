@@ -198,15 +198,14 @@ def _structured(config: Any) -> None:
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"
-    b_skip = skip and backward
-    config.model.features_to_combiner = skip and not backward
-    config.train.restarts = (3 if backward else 4) + skip
+    f_skip, b_skip = skip and not backward, skip and backward
+    config.model.features_to_combiner = f_skip
+    config.train.restarts = 5 if f_skip else 3
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
     config.train.beta_epochs = 200.0
     config.train.beta_peak = 3.0
-    config.train.beta_fall = (0.7, 1.0)
-    config.train.beta_final = 1.0
+    config.train.beta_fall = (0.6, 0.9)
     config.train.deletions.all = 0.0
     config.train.deletions.one = 0.0 if b_skip else 0.15
     config.train.deletions.scattered = 0.1 if b_skip else 0.2
