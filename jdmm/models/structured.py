@@ -29,7 +29,8 @@ HANDED_ON = 0.7
 """Of z_{t-1}, what the mean of q(z_t | z_{t-1}, h_t) starts as, beside random functions of h_t.
 
 More starts of backward networks learned the dynamics so than from wholly random combiners; of
-forward ones as many (docs/reproduction.md). Its sd starts without z_{t-1}: states that fed themselves could grow without end.
+forward ones as many (docs/reproduction.md). The sd starts without z_{t-1}: states that fed
+themselves could grow without end.
 """
 
 
