@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from jdmm import InputError, Modality, series_from_arrays
 from jdmm.likelihoods import positive
@@ -172,6 +173,30 @@ def test_simple_baselines(kind, mean, steps):
     wide = model.draw(fitted, series_from_arrays({"x": X}), jax.random.key(0), 3, 2.0).states
     assert wide.shape == (3, 1, 7, 2)
     np.testing.assert_allclose(wide[2, 0, :, 1], 2 * np.sqrt(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("kind", ["mean", "carry", "interpolate"])
+def test_simple_log_likelihood(kind, mask):
+    """Against the joint Gaussian of what is observed of each feature."""
+    mean, variance, step = np.array([1.0, -1, 0]), np.array([9.0, 16, 25]), np.array([0.5, 1, 2])
+    values = 3 * np.random.default_rng(0).normal(size=(TIME, FEATURES))
+    expected = 0.0
+    for feature in range(FEATURES):
+        when = np.flatnonzero(mask[:, feature])
+        if not len(when):
+            continue
+        walked = np.minimum(when[:, None], when) - when[0]
+        covariance = variance[feature] + step[feature] * walked
+        if kind == "mean":
+            covariance = variance[feature] * np.eye(len(when))
+        joint = multivariate_normal(np.full(len(when), mean[feature]), covariance)
+        expected += joint.logpdf(values[when, feature])
+    model = Simple((Modality("x", features=2), Modality("y")), kind)
+    shown = np.where(mask, values, np.nan)[None]
+    series = series_from_arrays({"x": shown[..., :2], "y": shown[..., 2:]})
+    fitted = {"mean": mean, "variance": variance, "step": step}
+    np.testing.assert_allclose(model.log_likelihood(fitted, series), [expected], rtol=1e-6)
 
 
 def test_simple_fit():

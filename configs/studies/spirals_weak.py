@@ -38,8 +38,8 @@ def get_study() -> dict[str, ConfigDict]:
                 config.data.withheld[kind] = fraction
                 left = 1.0 - fraction / (2.0 if kind == "modality" else 1.0)
                 config.loss.modality = {name: 1.0 / left for name in config.loss.modality}
-                config.train.restarts = 4  # of both methods
                 if method == "bfvi":
+                    config.train.restarts = 4
                     config.loss.filter_fade = (0.2, 0.6)
                     config.train.restart_epochs = (60, 180)
                     config.train.deletions.scattered = 0.6

@@ -12,10 +12,11 @@ from typing import Any, Self
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.scipy.stats import norm
 
 from jdmm.errors import InputError
 from jdmm.gaussian import Moments
-from jdmm.likelihoods import Raw
+from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models.base import Config, Modality, Multimodal, Variables, nothing
 from jdmm.models.numbers import apart, check_numbers, side_by_side
 from jdmm.series import Series
@@ -87,12 +88,45 @@ class Simple(Multimodal):
         mean, sd = jnp.split(states, 2, -1)
         return apart(self.modalities, mean, sd)
 
+    def log_likelihood(self, variables: Variables, series: Series) -> jax.Array:
+        """Exact log p(x) of what is observed of every series in nats, ``(batch,)``.
+
+        Each value of a random walk given the last one before it, the first given the mean; of
+        "mean" each by itself. Variances have the floor that emissions have.
+        """
+        values, seen = side_by_side(series)
+        expected = self._expected(variables, series)
+        log_prob = norm.logpdf(values, expected.mean, jnp.maximum(expected.sd, SD_FLOOR))
+        return jnp.sum(jnp.where(seen, log_prob, 0.0), (1, 2))
+
+    def _expected(self, variables: Variables, series: Series) -> Moments:
+        """Of every value, given those before it."""
+        values, seen = side_by_side(series)
+        mean, variance, step = self._everywhere(variables, series)
+        if self.kind == "mean":
+            return Moments(mean, variance)
+        time = _times(series)
+        before, last = (
+            jnp.pad(leaf[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=-1.0)
+            for leaf in _nearest(values, seen, time, reverse=False)
+        )
+        known = last >= 0
+        return Moments(
+            jnp.where(known, before, mean),
+            jnp.where(known, jnp.minimum((time - last) * step, variance), variance),
+        )
+
+    def _everywhere(self, variables: Variables, series: Series) -> tuple[jax.Array, ...]:
+        """Mean and variance of the values and variance of the steps, as large as the values."""
+        shape = side_by_side(series)[0].shape
+        return tuple(
+            jnp.broadcast_to(variables[name], shape) for name in ("mean", "variance", "step")
+        )
+
     def _moments(self, variables: Variables, series: Series) -> Moments:
         values, seen = side_by_side(series)
-        time = jnp.arange(series.time, dtype=float)[None, :, None]
-        mean, variance, step = (
-            jnp.broadcast_to(variables[name], values.shape) for name in ("mean", "variance", "step")
-        )
+        time = _times(series)
+        mean, variance, step = self._everywhere(variables, series)
         if self.kind == "mean":
             return Moments(jnp.where(seen, values, mean), jnp.where(seen, 0.0, variance))
         before, last = _nearest(values, seen, time, reverse=False)
@@ -110,6 +144,10 @@ class Simple(Multimodal):
             jnp.where(known, found, mean),
             jnp.where(known, jnp.minimum(distance * step, variance), variance),
         )
+
+
+def _times(series: Series) -> jax.Array:
+    return jnp.arange(series.time, dtype=float)[None, :, None]
 
 
 def _nearest(
