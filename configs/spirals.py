@@ -98,6 +98,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.deletions.one_range = (0.2, 0.8)
     config.train.deletions.all = 0.3
     config.train.deletions.all_range = (0.1, 0.4)
+    config.train.deletions.all_from = 0.0
     config.train.deletions.scattered = 0.3
     config.train.deletions.scattered_range = (0.2, 0.8)
     config.train.precision = "float32"  # of matrix products on GPUs; "tensorfloat32"
@@ -191,10 +192,12 @@ def _structured(config: Any) -> None:
     """Settings for structured inference networks, chosen on validation series with seeds 0 to 5.
 
     Their transitions learn from divergences alone, so beta is the larger, once the encoders can
-    tell where a spiral is; and long deletions teach them little but to guess. Not every start
-    learns the dynamics, so some race for as long as it takes to see who does. Forwards, a
-    network that skips what is missing does not tell the combiner that its state is old: none did
-    unless the combiner is given the features, zeros where nothing is observed.
+    tell where a spiral is; and long deletions teach them little but to guess before they know
+    the dynamics. Not every start learns those, so some race for as long as it takes to see who
+    does. A network that skips what is missing does not tell the combiner that its state is old.
+    Forwards none learned unless the combiner is given the features, zeros where nothing is
+    observed; backwards they do, but must be shown gaps afterwards, or take the state behind a gap
+    for that before it.
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"
@@ -206,6 +209,7 @@ def _structured(config: Any) -> None:
     config.train.beta_epochs = 200.0
     config.train.beta_peak = 3.0
     config.train.beta_fall = (0.6, 0.9)
-    config.train.deletions.all = 0.0
+    config.train.deletions.all = 0.15 if b_skip else 0.0
+    config.train.deletions.all_from = 0.5
     config.train.deletions.one = 0.0 if b_skip else 0.15
     config.train.deletions.scattered = 0.1 if b_skip else 0.2

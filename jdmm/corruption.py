@@ -5,6 +5,7 @@ Combine with `Series.hide`, which never makes anything observed that was not.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -75,6 +76,8 @@ class Deletions:
         all: share of the series of which all modalities lose the same long stretch instead: the
             transitions must bridge it.
         all_range: of that stretch.
+        all_from: fraction of the training before which no series loses such a stretch: a model
+            that does not know the dynamics yet learns from it but to guess.
         scattered: share of the series that lose single steps of each modality as well.
         scattered_range: of their number.
     """
@@ -84,12 +87,13 @@ class Deletions:
     one_range: tuple[float, float] = (0.2, 0.8)
     all: float = 0.0
     all_range: tuple[float, float] = (0.1, 0.4)
+    all_from: float = 0.0
     scattered: float = 0.0
     scattered_range: tuple[float, float] = (0.2, 0.8)
 
     def __post_init__(self) -> None:
         """Refuses impossible fractions."""
-        for name in ("burst", "one", "all", "scattered"):
+        for name in ("burst", "one", "all", "all_from", "scattered"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"expected {name} within 0..1, got {getattr(self, name)}")
         for name in ("one_range", "all_range", "scattered_range"):
@@ -101,8 +105,13 @@ class Deletions:
             raise InputError(f"expected one + all of at most 1, got {self.one + self.all}")
 
 
-def delete(key: jax.Array, series: Series, deletions: Deletions) -> dict[str, jax.Array]:
-    """Draws what `deletions` leave of a batch: a mask ``(batch, time, 1)`` per modality."""
+def delete(
+    key: jax.Array, series: Series, deletions: Deletions, progress: Any
+) -> dict[str, jax.Array]:
+    """Draws what `deletions` leave of a batch: a mask ``(batch, time, 1)`` per modality.
+
+    `progress` is the fraction of the training that is done.
+    """
     names = sorted(series.values)
     # all numbers at once, those of the steps last: padding changes nothing
     draws = uniform(key, series, 7 + len(names) * (1 + series.time))
@@ -113,7 +122,8 @@ def delete(key: jax.Array, series: Series, deletions: Deletions) -> dict[str, ja
         return bounds[0] + (bounds[1] - bounds[0]) * draw
 
     loses_one = kind < deletions.one
-    loses_all = ~loses_one & (kind < deletions.one + deletions.all)
+    early, late = deletions.one, deletions.one + deletions.all
+    loses_all = ~loses_one & (kind < jnp.where(progress < deletions.all_from, early, late))
     loses_steps = single_steps < deletions.scattered
     share = jnp.where(loses_steps, between(deletions.scattered_range, steps), 0.0)
     shared = stretch(place, series, between(deletions.all_range, common))

@@ -88,11 +88,12 @@ def make_train_step(
         targets = _batch(series, rows)
         key = jax.random.fold_in(jax.random.key(state.seed), state.start)
         deletion_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
-        shown = targets.hide(corruption.delete(deletion_key, targets, settings.deletions))
-        beta = schedule.beta(state.step)
+        progress, beta = schedule.progress(state.step), schedule.beta(state.step)
+        kept = corruption.delete(deletion_key, targets, settings.deletions, progress)
+        shown = targets.hide(kept)
 
         def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
-            loss = model.loss(variables, shown, targets, loss_key, schedule.progress(state.step))
+            loss = model.loss(variables, shown, targets, loss_key, progress)
             if axis is not None:  # this device's share of the loss of the global batch
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))
             return loss.total(beta), loss.means()

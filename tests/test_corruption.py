@@ -159,6 +159,64 @@ def test_hiding_never_reveals(delete):
     )
 
 
+def stretches(kept) -> dict[str, np.ndarray]:
+    """Steps that each series lacks of each modality."""
+    return {name: hidden(mask).sum(1) for name, mask in kept.items()}
+
+
+def test_delete():
+    """As many series as their share lose one modality, or all of them the same stretch."""
+    count, time = 4000, 50
+    series = series_from_arrays({name: np.zeros((count, time)) for name in "xy"})
+    deletions = corruption.Deletions(
+        burst=0.1, one=0.3, one_range=(0.4, 0.6), all=0.2, all_range=(0.2, 0.3)
+    )
+    kept = corruption.delete(jax.random.key(0), series, deletions, 0.0)
+    lost = stretches(kept)
+    alike = (np.array(kept["x"]) == np.array(kept["y"])).all((1, 2)) & (lost["x"] >= 10)
+    assert set(lost["x"][alike]) == set(range(10, 16))
+    assert abs(alike.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / count)
+    alone = [lost[a] >= 20 for a in "xy"]
+    assert not (alone[0] & alone[1]).any() and not (alike & (alone[0] | alone[1])).any()
+    for own in alone:
+        assert abs(own.mean() - 0.15) < 4 * np.sqrt(0.15 * 0.85 / count)
+    brief = ~alike & ~alone[0]
+    np.testing.assert_array_equal(lost["x"][brief], 5)
+
+
+def test_delete_scattered_steps():
+    series = series_from_arrays({name: np.zeros((1000, 50)) for name in "xy"})
+    deletions = corruption.Deletions(burst=0.0, scattered=0.4, scattered_range=(0.5, 0.7))
+    lost = stretches(corruption.delete(jax.random.key(0), series, deletions, 0.0))
+    np.testing.assert_array_equal(lost["x"], lost["y"])
+    loses = lost["x"] > 0
+    assert lost["x"][loses].min() >= 25 and lost["x"].max() <= 35
+    assert abs(loses.mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / 1000)
+
+
+def test_gaps_of_all_modalities_begin_when_they_are_told_to():
+    series = series_from_arrays({name: np.zeros((200, 50)) for name in "xy"})
+    every = {"burst": 0.1, "one": 0.3, "all": 0.7, "one_range": (0.4, 0.6)}
+    key, later = jax.random.key(0), corruption.Deletions(**every, all_from=0.5)
+    before = corruption.delete(key, series, later, 0.499)
+    none = corruption.delete(key, series, corruption.Deletions(**every | {"all": 0.0}), 0.499)
+    after = corruption.delete(key, series, later, 0.5)
+    always = corruption.delete(key, series, corruption.Deletions(**every), 0.499)
+    for name in "xy":
+        np.testing.assert_array_equal(before[name], none[name])
+        np.testing.assert_array_equal(after[name], always[name])
+        assert (before[name] != after[name]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("burst", 1.1), ("all", -0.1), ("all_from", 2.0), ("one_range", (0.5, 0.4)), ("one", 0.9)],
+)
+def test_impossible_deletions(name, value):
+    with pytest.raises(InputError, match=f"expected {name}"):
+        corruption.Deletions(**{"all": 0.2, name: value})
+
+
 def test_withhold():
     """Exact fractions of the steps, one stretch, and whole modalities of a share of the series."""
     series = series_from_arrays({"x": np.zeros((40, 50)), "y": np.zeros((40, 50))})

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from jdmm import (
     MDMM,
+    Deletions,
     DivergenceError,
     InputError,
     LossWeights,
@@ -64,6 +65,16 @@ class Scripted:
         return Loss({"fit_nll": value * count}, count)
 
 
+class Counts(Scripted):
+    """Its loss is the share of the steps of "y" that it is not shown."""
+
+    def loss(self, variables, series, targets, key, progress):
+        del key, progress
+        number = variables["params"]["number"]
+        hidden = jnp.sum(targets.observed["y"] & ~series.observed["y"])
+        return Loss({"hidden_nll": hidden + 0 * number}, jnp.sum(targets.valid))
+
+
 def run(model, series, how, progress=None, **options):
     progress = progress or training.start(model, series, how, [1])
     records = []
@@ -87,6 +98,13 @@ def test_schedules():
     constant = Schedule(settings(schedule="constant", warmup_epochs=0), series=8)
     assert float(constant.learning_rate(0)) == pytest.approx(0.02)
     assert float(Schedule(settings(beta_epochs=0), 8).beta(0)) == 2.0
+
+
+def test_gaps_begin_after_their_part_of_the_training():
+    gaps = Deletions(burst=0.0, all=1.0, all_range=(0.5, 0.5), all_from=0.5)
+    how = settings(epochs=4, deletions=gaps)
+    _, records = run(Counts(1.0), waves(6), how)
+    assert [record["train/hidden_nll"] for record in records] == [0.0, 0.0, 0.5, 0.5]
 
 
 def test_every_series_comes_once_per_epoch_in_new_order():
