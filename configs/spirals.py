@@ -203,7 +203,7 @@ def _structured(config: Any) -> None:
     backward = config.model.direction == "backward"
     f_skip, b_skip = skip and not backward, skip and backward
     config.model.features_to_combiner = f_skip
-    config.train.restarts = 3 if backward else 5
+    config.train.restarts = 3 if backward else 8
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
     config.train.beta_epochs = 200.0
