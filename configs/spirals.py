@@ -90,8 +90,8 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.average = 0.99  # decay per step of the averaged variables; 0: none
     config.train.beta_epochs = 10.0  # of beta rising to its peak
     config.train.beta_peak = 2.0
-    config.train.beta_fall = (0.3, 0.7)  # fractions of all epochs, between which it goes on to
-    config.train.beta_final = 0.5
+    config.train.beta_fall = (0.3, 0.8)  # fractions of all epochs, between which it goes on to
+    config.train.beta_final = 0.2
     config.train.deletions = ConfigDict()  # of training series; see jdmm.corruption.Deletions
     config.train.deletions.burst = 0.1
     config.train.deletions.one = 0.35
@@ -203,12 +203,13 @@ def _structured(config: Any) -> None:
     backward = config.model.direction == "backward"
     f_skip, b_skip = skip and not backward, skip and backward
     config.model.features_to_combiner = f_skip
-    config.train.restarts = 3 if backward else 8
+    config.train.restarts = 3 if backward else 5 if skip else 8
     config.train.restart_epochs = (200,)
     config.learning_rate = 0.02
     config.train.beta_epochs = 200.0
     config.train.beta_peak = 3.0
     config.train.beta_fall = (0.6, 0.9)
+    config.train.beta_final = 0.5
     config.train.deletions.all = 0.15 if b_skip else 0.0
     config.train.deletions.all_from = 0.5
     config.train.deletions.one = 0.0 if b_skip else 0.15

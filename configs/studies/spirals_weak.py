@@ -39,6 +39,8 @@ def get_study() -> dict[str, ConfigDict]:
                 left = 1.0 - fraction / (2.0 if kind == "modality" else 1.0)
                 config.loss.modality = {name: 1.0 / left for name in config.loss.modality}
                 if method == "bfvi":
+                    config.train.beta_fall = (0.3, 0.7)
+                    config.train.beta_final = 0.5
                     config.train.restarts = 4
                     config.loss.filter_fade = (0.2, 0.6)
                     config.train.restart_epochs = (60, 180)
