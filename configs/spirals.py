@@ -196,8 +196,7 @@ def _structured(config: Any) -> None:
     the dynamics. Not every start learns those, so some race for as long as it takes to see who
     does. A network that skips what is missing does not tell the combiner that its state is old.
     Forwards none learned unless the combiner is given the features, zeros where nothing is
-    observed; backwards they do, but must be shown gaps afterwards, or take the state behind a gap
-    for that before it.
+    observed; backwards they do, but bridge a gap better if they are shown some afterwards.
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"

@@ -159,7 +159,7 @@ def test_hiding_never_reveals(delete):
     )
 
 
-def stretches(kept) -> dict[str, np.ndarray]:
+def missing_steps(kept) -> dict[str, np.ndarray]:
     """Steps that each series lacks of each modality."""
     return {name: hidden(mask).sum(1) for name, mask in kept.items()}
 
@@ -172,7 +172,7 @@ def test_delete():
         burst=0.1, one=0.3, one_range=(0.4, 0.6), all=0.2, all_range=(0.2, 0.3)
     )
     kept = corruption.delete(jax.random.key(0), series, deletions, 0.0)
-    lost = stretches(kept)
+    lost = missing_steps(kept)
     alike = (np.array(kept["x"]) == np.array(kept["y"])).all((1, 2)) & (lost["x"] >= 10)
     assert set(lost["x"][alike]) == set(range(10, 16))
     assert abs(alike.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / count)
@@ -187,7 +187,7 @@ def test_delete():
 def test_delete_scattered_steps():
     series = series_from_arrays({name: np.zeros((1000, 50)) for name in "xy"})
     deletions = corruption.Deletions(burst=0.0, scattered=0.4, scattered_range=(0.5, 0.7))
-    lost = stretches(corruption.delete(jax.random.key(0), series, deletions, 0.0))
+    lost = missing_steps(corruption.delete(jax.random.key(0), series, deletions, 0.0))
     np.testing.assert_array_equal(lost["x"], lost["y"])
     loses = lost["x"] > 0
     assert lost["x"][loses].min() >= 25 and lost["x"].max() <= 35

@@ -95,17 +95,16 @@ class Simple(Multimodal):
         "mean" each by itself. Variances have the floor that emissions have.
         """
         values, seen = side_by_side(series)
-        expected = self._expected(variables, series)
+        expected = self._expected(variables, values, seen)
         log_prob = norm.logpdf(values, expected.mean, jnp.maximum(expected.sd, SD_FLOOR))
         return jnp.sum(jnp.where(seen, log_prob, 0.0), (1, 2))
 
-    def _expected(self, variables: Variables, series: Series) -> Moments:
+    def _expected(self, variables: Variables, values: jax.Array, seen: jax.Array) -> Moments:
         """Of every value, given those before it."""
-        values, seen = side_by_side(series)
-        mean, variance, step = self._everywhere(variables, series)
+        mean, variance, step = _everywhere(variables, values)
         if self.kind == "mean":
             return Moments(mean, variance)
-        time = _times(series)
+        time = _times(values)
         before, last = (
             jnp.pad(leaf[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=-1.0)
             for leaf in _nearest(values, seen, time, reverse=False)
@@ -116,17 +115,10 @@ class Simple(Multimodal):
             jnp.where(known, jnp.minimum((time - last) * step, variance), variance),
         )
 
-    def _everywhere(self, variables: Variables, series: Series) -> tuple[jax.Array, ...]:
-        """Mean and variance of the values and variance of the steps, as large as the values."""
-        shape = side_by_side(series)[0].shape
-        return tuple(
-            jnp.broadcast_to(variables[name], shape) for name in ("mean", "variance", "step")
-        )
-
     def _moments(self, variables: Variables, series: Series) -> Moments:
         values, seen = side_by_side(series)
-        time = _times(series)
-        mean, variance, step = self._everywhere(variables, series)
+        time = _times(values)
+        mean, variance, step = _everywhere(variables, values)
         if self.kind == "mean":
             return Moments(jnp.where(seen, values, mean), jnp.where(seen, 0.0, variance))
         before, last = _nearest(values, seen, time, reverse=False)
@@ -146,8 +138,15 @@ class Simple(Multimodal):
         )
 
 
-def _times(series: Series) -> jax.Array:
-    return jnp.arange(series.time, dtype=float)[None, :, None]
+def _times(values: jax.Array) -> jax.Array:
+    return jnp.arange(values.shape[1], dtype=float)[None, :, None]
+
+
+def _everywhere(variables: Variables, values: jax.Array) -> tuple[jax.Array, ...]:
+    """Mean and variance of the values and variance of the steps, as large as the values."""
+    return tuple(
+        jnp.broadcast_to(variables[name], values.shape) for name in ("mean", "variance", "step")
+    )
 
 
 def _nearest(
