@@ -8,9 +8,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdmm import command, compiling, experiment, parallel, report
+from jdmm import compiling
 from jdmm.errors import InputError
-from jdmm.parallel import Devices
+from jdmm.experiments import command, report, run
+from jdmm.training import parallel
+from jdmm.training.parallel import Devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:PRESET].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory [runs/<config name>].")
@@ -46,19 +48,19 @@ def main(arguments: list[str]) -> None:
         if _CONFIG.value is None:
             raise InputError("expected --config=configs/NAME.py to train, got none")
         devices = Devices.found(_DEVICES.value)
-        results = experiment.train_and_evaluate(_CONFIG.value, workdir, devices)
+        results = run.train_and_evaluate(_CONFIG.value, workdir, devices)
         if parallel.leads():
             print("\n".join(report.table(results)), f"\n{workdir}/report.md")
     elif _MODE.value == "evaluate":
-        print("\n".join(report.table(experiment.evaluate_workdir(workdir, _SPLIT.value))))
+        print("\n".join(report.table(run.evaluate_workdir(workdir, _SPLIT.value))))
     elif _MODE.value == "sample":
-        experiment.sample_workdir(
+        run.sample_workdir(
             workdir, _COUNT.value, _STEPS.value, _OUTPUT.value, _REVERSE.value, _SEED.value
         )
     else:
         if not _INPUT.value or not _OUTPUT.value:
             raise InputError("expected --input=FILE.npz and --output=FILE.npz to infer")
-        experiment.infer_file(
+        run.infer_file(
             workdir, _INPUT.value, _OUTPUT.value, _BEFORE.value, _AFTER.value, _SEED.value
         )
 

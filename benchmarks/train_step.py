@@ -73,10 +73,10 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         parallel,
         series_from_arrays,
     )
-    from jdmm.parallel import Devices
-    from jdmm.schedule import Schedule
-    from jdmm.training import make_train_step, over_seeds
-    from jdmm.training import start as start_training
+    from jdmm.training.loop import make_train_step, over_seeds
+    from jdmm.training.loop import start as start_training
+    from jdmm.training.parallel import Devices
+    from jdmm.training.schedule import Schedule
 
     parallel.initialise()
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))

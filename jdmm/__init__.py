@@ -29,10 +29,11 @@ From data to figures, each file importing only from those above it:
     study         many runs, their tables and figures; searches over settings
 """
 
-from jdmm.calibration import calibrate
-from jdmm.corruption import Deletions
+from jdmm.data.corruption import Deletions
 from jdmm.errors import DivergenceError, InputError, Interrupted
-from jdmm.inference import (
+from jdmm.evaluation.calibration import calibrate
+from jdmm.evaluation.prediction import Calibration, Prediction, predict, predict_all
+from jdmm.inference.posterior import (
     Points,
     draw_sequences,
     filter_backward,
@@ -44,12 +45,11 @@ from jdmm.inference import (
 from jdmm.likelihoods import Bernoulli, Categorical, Normal, NormalMixture
 from jdmm.models import MDMM, MVAE, VRNN, Structured
 from jdmm.models.base import ChainModel, Modality
-from jdmm.objectives import LossWeights
-from jdmm.parallel import Devices
-from jdmm.prediction import Calibration, Prediction, predict, predict_all
-from jdmm.schedule import TrainSettings
+from jdmm.models.objectives import LossWeights
 from jdmm.series import Series, series_from_arrays
-from jdmm.training import fit
+from jdmm.training.loop import fit
+from jdmm.training.parallel import Devices
+from jdmm.training.schedule import TrainSettings
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdmm.gaussian import Gaussian, Moments
+from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.networks import GatedTransition
 
 TIME = 6

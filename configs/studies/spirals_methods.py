@@ -1,6 +1,6 @@
 """The methods of the paper on the noisy spirals, five seeds each, all trained alike.
 
-    python -m jdmm.study configs/studies/spirals_methods.py
+    python -m jdmm.experiments.study configs/studies/spirals_methods.py
 
 Times and scores are in docs/reproduction.md.
 """

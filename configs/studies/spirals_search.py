@@ -1,6 +1,7 @@
 """A search for settings of the noisy spirals, by Optuna, on validation series.
 
-pip install 'jdmm[search]' && python -m jdmm.study configs/studies/spirals_search.py --trials=20
+pip install 'jdmm[search]'
+python -m jdmm.experiments.study configs/studies/spirals_search.py --trials=20
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Weak supervision on the noisy spirals: the task's error against what training series miss.
 
-    python -m jdmm.study configs/studies/spirals_weak.py
-    python -m jdmm.study configs/studies/spirals_weak.py --run=$SLURM_ARRAY_TASK_ID
+    python -m jdmm.experiments.study configs/studies/spirals_weak.py
+    python -m jdmm.experiments.study configs/studies/spirals_weak.py --run=$SLURM_ARRAY_TASK_ID
 
 "uniform": that fraction of the steps of each modality is missing from training and validation
 series; "modality": that share of the series misses one modality wholly. Scored with the first and

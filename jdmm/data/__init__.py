@@ -1,1 +1,1 @@
-"""Sources of series."""
+"""Sources of series and what is missing from them."""

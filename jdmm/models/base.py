@@ -15,14 +15,15 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import filtering, gaussian, objectives
 from jdmm.errors import InputError
-from jdmm.gaussian import Gaussian
+from jdmm.inference import filtering, gaussian
+from jdmm.inference.gaussian import Gaussian
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
+from jdmm.models import objectives
+from jdmm.models.objectives import Loss
 from jdmm.networks import LabelEncoder, MLPDecoder, MLPEncoder
-from jdmm.objectives import Loss
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 Variables = Any
 """Flax variables, ``{"params": ...}``."""

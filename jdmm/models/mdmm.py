@@ -11,12 +11,14 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import inference, objectives
-from jdmm.corruption import is_range
+from jdmm.data.corruption import is_range
 from jdmm.errors import InputError
-from jdmm.gaussian import Gaussian, Moments
-from jdmm.inference import Parts, Points
+from jdmm.inference import posterior
+from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.posterior import Parts, Points
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import SD_FLOOR, Raw
+from jdmm.models import objectives
 from jdmm.models.base import (
     Config,
     Modality,
@@ -29,10 +31,9 @@ from jdmm.models.base import (
     evidence_of,
     loss_fields,
 )
+from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
-from jdmm.objectives import Loss, LossWeights
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 
 class Networks(nn.Module):
@@ -175,14 +176,14 @@ class MDMM(Multimodal):
     def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
         """The MAP sequence and its conditional variance, ``(batch, time, latent)``."""
         parts = self.parts(variables)
-        return inference.map_sequence(parts, series, key, self.prediction_points)
+        return posterior.map_sequence(parts, series, key, self.prediction_points)
 
     def draw(
         self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> SmoothedPosterior:
         """Posterior draws of latent sequences, ``(count, batch, time, latent)``."""
         parts = self.parts(variables)
-        return inference.draw_sequences(parts, series, key, self.prediction_points, count, scale)
+        return posterior.draw_sequences(parts, series, key, self.prediction_points, count, scale)
 
     def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
@@ -193,4 +194,4 @@ class MDMM(Multimodal):
         self, variables: Variables, key: jax.Array, count: int, time: int, reverse: bool = False
     ) -> jax.Array:
         """Latent sequences ``(count, time, latent)`` from the prior, from either end of time."""
-        return inference.sample_prior(self.parts(variables), key, count, time, reverse)
+        return posterior.sample_prior(self.parts(variables), key, count, time, reverse)

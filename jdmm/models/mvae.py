@@ -11,8 +11,9 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import gaussian
-from jdmm.gaussian import Gaussian, Moments
+from jdmm.inference import gaussian
+from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import Raw
 from jdmm.models.base import (
     ChainModel,
@@ -24,7 +25,6 @@ from jdmm.models.base import (
     evidence_of,
 )
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 
 class Networks(nn.Module):

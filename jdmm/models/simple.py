@@ -15,12 +15,12 @@ from jax import numpy as jnp
 from jax.scipy.stats import norm
 
 from jdmm.errors import InputError
-from jdmm.gaussian import Moments
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models.base import Config, Modality, Multimodal, Variables, nothing
 from jdmm.models.numbers import apart, check_numbers, side_by_side
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 KINDS = ("mean", "carry", "interpolate")
 

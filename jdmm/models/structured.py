@@ -14,14 +14,14 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import filtering, gaussian
 from jdmm.errors import InputError
-from jdmm.gaussian import Moments
+from jdmm.inference import filtering, gaussian
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import Raw, positive
 from jdmm.models.base import ChainModel, Modality, Variables, bound, decoder_of, features_of
 from jdmm.networks import GRU, GatedTransition, StateDense, handing_on
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 DIRECTIONS, MISSING = ("forward", "backward"), ("mask", "skip")
 

@@ -16,14 +16,14 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm import gaussian
 from jdmm.errors import InputError
-from jdmm.gaussian import Moments
+from jdmm.inference import gaussian
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.smoothing import SmoothedPosterior
 from jdmm.likelihoods import Normal, NormalMixture, Raw
 from jdmm.models.base import ChainModel, Modality, Variables, at_least, decoder_of, features_of
 from jdmm.networks import MLPEncoder
 from jdmm.series import Series
-from jdmm.smoothing import SmoothedPosterior
 
 
 class Networks(nn.Module):

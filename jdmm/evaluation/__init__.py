@@ -1,0 +1,1 @@
+"""Scores of any model: predictions, calibration, likelihood bounds."""

@@ -1,0 +1,1 @@
+"""Work directories: settings, runs, evaluation, studies, reports and figures."""

@@ -1,0 +1,54 @@
+"""Running a program so that a user's mistake costs them one line and not a traceback."""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
+from jdmm.training import parallel
+
+MISTAKE, FAILURE, TERMINATED = 2, 1, 143
+"""Exit statuses: bad input; training diverged, or a failure; stopped by SIGTERM (128 + 15)."""
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, calls `main` with the remaining arguments, and exits."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except InputError as error:
+        _exit(error, MISTAKE)
+    except (DivergenceError, PeerLost) as error:
+        _exit(error, FAILURE)
+    except Interrupted as error:
+        _tell(error)
+        sys.exit(TERMINATED)
+    except Exception:
+        traceback.print_exc()
+        parallel.leave(FAILURE)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags."""
+    try:
+        rest = flags.FLAGS(arguments)
+        for flag in flags.FLAGS.flags_by_module_dict().get(arguments[0], []):
+            hasattr(flag.value, "to_dict")  # a configuration that failed to load says so only now
+    except Exception as error:  # a configuration file is a program: it can raise anything
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
+        lines = (str(text) or type(error).__name__).splitlines()
+        cause = lines[-1:] if any("Traceback" in line for line in lines) else lines
+        raise InputError(f"bad option or configuration: {' '.join(cause)}") from error
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell much at level INFO
+    return rest
+
+
+def _exit(error: Exception, status: int) -> None:
+    _tell(error)
+    parallel.leave(status)
+
+
+def _tell(error: Exception) -> None:
+    print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)

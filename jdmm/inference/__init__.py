@@ -1,0 +1,1 @@
+"""Pure recursions over Gaussian states: filters, smoothers, posterior paths."""

@@ -1,0 +1,42 @@
+"""Mixtures of normals."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+from jax import numpy as jnp
+from jax.scipy import special
+
+from jdmm.likelihoods.base import Raw
+from jdmm.likelihoods.normal import Normal
+
+
+@dataclass(frozen=True)
+class NormalMixture:
+    """A mixture of normals per feature; raw outputs logits, means and unconstrained sd.
+
+    All three are ``(..., feature, classes)``; a class is a component.
+    """
+
+    classes: int
+    outputs: ClassVar[int] = 3
+
+    def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """Log density in nats."""
+        each = Normal().log_prob(raw[1:], value[..., None])
+        return special.logsumexp(jax.nn.log_softmax(raw[0]) + each, axis=-1)
+
+    def mean(self, raw: Raw) -> jax.Array:
+        """The mean of the mixture."""
+        return jnp.sum(jax.nn.softmax(raw[0]) * raw[1], -1)
+
+    def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
+        """A draw; differentiable in the component that it came from."""
+        which_key, draw_key = jax.random.split(key)
+        which = jax.random.categorical(which_key, raw[0])[..., None]
+        mean, sd = (jnp.take_along_axis(leaf, which, -1)[..., 0] for leaf in raw[1:])
+        return Normal().sample((mean, sd), draw_key)
+
+    def spread(self, raw: Raw, scale: Any) -> Raw:
+        """Each component's sd times `scale`."""
+        return raw[0], *Normal().spread(raw[1:], scale)

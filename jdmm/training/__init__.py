@@ -1,0 +1,1 @@
+"""Optimisation: the train step, schedules, checkpoints, devices."""

@@ -1,0 +1,396 @@
+"""A whole run, small: the output contract, resuming, and the modes of main.py."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import spirals
+from jdmm import DivergenceError, InputError, Interrupted
+from jdmm.data.npz import write_npz
+from jdmm.experiments import run, settings
+from jdmm.models.base import nothing
+
+ROOT = Path(__file__).parents[2]
+TASKS = (
+    "reconstruction",
+    "drop_half",
+    "forward_extrapolation",
+    "backward_extrapolation",
+    "conditional_generation",
+)
+
+
+def small_config(data_dir, **changes):
+    """The smoke preset on so few series that compiling is most of the work."""
+    config = spirals.get_config("smoke")
+    config.data.dir = str(data_dir)
+    config.data.validation = 590
+    config.batch_size = 5
+    config.epochs = 3
+    config.model.hidden = 3
+    config.inference.prediction_particles = 2
+    config.eval.draws = 3
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, data_dir):
+    """A finished run: its work directory and its results."""
+    workdir = tmp_path_factory.mktemp("runs") / "small"
+    return workdir, run.train_and_evaluate(small_config(data_dir), workdir)
+
+
+def main(*arguments, **environment):
+    """main.py in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_one_line(process, *words):
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1, process.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def contents(folder):
+    """Path -> digest of every file below `folder`."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_output_contract(finished):
+    workdir, results = finished
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert set(results) >= {
+        "config",
+        "seed",
+        "parameters",
+        "params_sha256",
+        "best_epoch",
+        "train_seconds",
+        "seconds_per_epoch",
+        "tasks",
+    }
+    assert tuple(results["tasks"]) == TASKS
+    for scores in results["tasks"].values():
+        for truth in ("mse_clean", "mse_noisy"):
+            assert scores[truth]["mean"] > 0 and scores[truth]["sd"] > 0
+        assert 0 <= scores["coverage50"] <= scores["coverage80"] <= scores["coverage95"] <= 1
+        assert scores["crps"] > 0
+        assert np.isfinite(scores["nll"])
+    assert results["evidence"]["bound1"] < results["evidence"]["bound10"]
+    assert 1 <= results["evidence"]["effective_draws"] <= 10
+    kept = json.loads((workdir / "calibration.json").read_text())
+    assert kept == {**results["calibration"], "params_sha256": results["params_sha256"]}
+    figures = [f"figures/{name}.png" for name in ("tasks", "latents", "reliability")]
+    for name in ("config.json", "report.md", *figures):
+        assert (workdir / name).stat().st_size > 0
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 1, 2, 3]
+    assert {"train/loss", "train/beta", "validation/score", "validation/loss"} <= set(records[-1])
+    best = min(records[2:], key=lambda record: record["validation/score"])
+    assert results["best_epoch"] == best["epoch"]
+
+
+def test_several_seeds(data_dir, tmp_path, capsys):
+    """Each has its own directory, as if alone; above it lie the mean and the sd over them."""
+    config = small_config(data_dir, seeds=2, seed=5, epochs=1, **{"train.restarts": 1})
+    workdir = tmp_path / "run"
+    results = run.train_and_evaluate(config, workdir)
+    told = capsys.readouterr().err
+    assert "train step on 1 device(s): compiled in" in told and "please report" not in told
+    assert results == json.loads((workdir / "results.json").read_text())
+    each = [json.loads((workdir / f"seed-{seed}" / "results.json").read_text()) for seed in (5, 6)]
+    assert [own["seed"] for own in each] == results["seeds"] == [5, 6]
+    assert len(set(results["params_sha256"])) == 2
+    for task in TASKS:
+        for name, value in results["tasks"][task].items():
+            values = [own["tasks"][task][name] for own in each]
+            if name.startswith("mse"):
+                values = [own["mean"] for own in values]
+            assert value["mean"] == pytest.approx(np.mean(values))
+            assert value["sd"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
+    for seed in (5, 6):
+        assert f"seed-{seed}/report.md" in (workdir / "report.md").read_text()
+        records = (workdir / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(record)["seed"] for record in records] == [seed]
+        assert (workdir / f"seed-{seed}" / "figures" / "tasks.png").stat().st_size > 0
+    run.sample_workdir(workdir, 2, 3)  # of the seed of the best validation
+
+
+def test_a_model_that_fits_itself(data_dir, tmp_path):
+    """Fitted, evaluated, sampled from and used, without a train step or a checkpoint."""
+    config = spirals.get_config("linear")
+    changes = {"data.dir": str(data_dir), "model.latent": 2, "model.iterations": 1}
+    config.update_from_flattened_dict({**changes, "eval.draws": 2, "eval.tasks": TASKS[1:2]})
+    workdir = tmp_path / "run"
+    results = run.train_and_evaluate(config, workdir)
+    assert np.isfinite(results["evidence"]["exact"]) and results["best_epoch"] is None
+    told = (workdir / "report.md").read_text()
+    assert "fitted in" in told and "nats per step:" in told
+    assert not (workdir / "checkpoints").exists()
+    again = run.evaluate_workdir(workdir)
+    assert again["tasks"] == results["tasks"]
+    config.seeds = 2
+    with pytest.raises(InputError, match="nothing random"):
+        run.train_and_evaluate(config, workdir)
+    drawn = run.sample_workdir(workdir, 3, 7)
+    assert drawn["x"].shape == (3, 7, 1) and np.isfinite(drawn["y"]).all()
+    given = np.array([[0.1, np.nan, 0.3, np.nan, np.nan]])
+    write_npz(tmp_path / "in.npz", {"x": given, "y": 0 * given})
+    filled = run.infer_file(workdir, tmp_path / "in.npz", tmp_path / "out.npz", after=2)
+    assert filled.mean["x"].shape == (1, 7, 1) and np.isfinite(filled.upper["y"]).all()
+
+
+def test_published_size():
+    config = spirals.get_config("paper")
+    model = settings.build_model(config)
+    variables = model.init(jax.random.key(0), nothing(model.modalities, 1, 1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 1854
+
+
+@pytest.mark.parametrize("preset", spirals.PRESETS)
+def test_presets_are_valid(preset):
+    settings.check(spirals.get_config(preset))
+
+
+def test_a_finished_run_is_only_evaluated_again(finished, data_dir):
+    workdir, results = finished
+    again = run.train_and_evaluate(small_config(data_dir), workdir)
+    for name in ("params_sha256", "best_epoch", "train_seconds", "tasks"):
+        assert again[name] == results[name]
+
+
+def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path, monkeypatch):
+    _, results = finished
+    steps = []
+
+    class Bar:
+        """A progress bar that sends SIGTERM to this very process in the second epoch."""
+
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def set_postfix(self, **_):
+            pass
+
+        def update(self):
+            steps.append(None)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run, "tqdm", Bar)
+    with pytest.raises(Interrupted, match="step 3"):
+        run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
+    resumed = run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
+    assert resumed["params_sha256"] == results["params_sha256"]
+    assert resumed["tasks"] == results["tasks"]
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "run", finished[0])
+    )
+    assert ours == theirs
+
+
+def test_killed_at_any_moment_ends_with_the_same_variables(finished, data_dir, tmp_path):
+    """SIGKILL at three moments of main.py, the last of them while it writes checkpoints."""
+    _, results = finished
+    config = small_config(data_dir)
+    arguments = [f"--workdir={tmp_path / 'run'}", "--config=configs/spirals.py:smoke"]
+    arguments += [
+        f"--config.{name}={value}"
+        for name, value in settings.flat(config.to_dict())
+        if name != "eval.tasks"
+    ]
+    for epoch in (0, 1, 3):
+        process = subprocess.Popen(
+            [sys.executable, "main.py", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while process.poll() is None:
+            if metrics.exists() and len(metrics.read_text().splitlines()) > epoch:
+                process.kill()
+                break
+            time.sleep(0.002)
+        process.wait()
+        assert process.returncode in (0, -signal.SIGKILL), process.stderr.read()
+    final = main(*arguments)
+    assert final.returncode == 0, final.stderr
+    assert "reconstruction" in final.stdout
+    outcome = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert outcome["params_sha256"] == results["params_sha256"]
+
+
+def test_work_directory_of_another_config_is_refused(finished, data_dir):
+    workdir, _ = finished
+    before = contents(workdir)
+    with pytest.raises(InputError, match="learning_rate is 0.02 there and 0.5 here"):
+        run.train_and_evaluate(small_config(data_dir, learning_rate=0.5), workdir)
+    assert contents(workdir) == before
+
+
+def test_corrupt_checkpoint_is_refused(finished, data_dir, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for path in workdir.glob("checkpoints/*/arrays/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    before = contents(workdir)
+    with pytest.raises(InputError, match="readable checkpoint"):
+        run.train_and_evaluate(small_config(data_dir), workdir)
+    with pytest.raises(InputError, match="readable checkpoint"):
+        run.evaluate_workdir(workdir)
+    assert contents(workdir) == before
+
+
+def test_divergence_keeps_the_last_checkpoint(data_dir, tmp_path):
+    config = small_config(data_dir, **{"learning_rate": 1e18, "train.clip_norm": 0.0})
+    config.train.schedule = "constant"
+    config.train.warmup_epochs = 2.0
+    with pytest.raises(DivergenceError, match="at step"):
+        run.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_evaluate_another_split(finished):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    results = run.evaluate_workdir(workdir, "train")
+    assert results["split"] == "train"
+    assert (workdir / "results.json").read_bytes() == before
+    assert json.loads((workdir / "results-train.json").read_text()) == results
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sample(finished, tmp_path, reverse):
+    arrays = run.sample_workdir(finished[0], 4, 7, tmp_path / "s.npz", reverse)
+    saved = np.load(tmp_path / "s.npz")
+    assert set(saved) == {"x", "y", "x_mean", "y_mean"}
+    for name in saved:
+        assert saved[name].shape == (4, 7, 1)
+        np.testing.assert_array_equal(saved[name], arrays[name])
+    assert np.std(saved["x"] - saved["x_mean"]) > 0
+    assert (finished[0] / "figures" / "samples.png").exists()
+
+
+def test_infer_fills_in_and_extrapolates(finished, tmp_path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, 12))
+    x[0, 4:6] = np.nan
+    write_npz(tmp_path / "in.npz", {"x": x})  # y is wholly missing
+    run.infer_file(finished[0], tmp_path / "in.npz", tmp_path / "out.npz", 2, 5)
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(out["lengths"], [19, 19, 19])
+    for name in ("x", "y"):
+        assert out[f"{name}_mean"].shape == (3, 19, 1)
+        assert np.isfinite(out[f"{name}_mean"]).all()
+        assert (out[f"{name}_sd"] > 0).all()
+        assert (out[f"{name}_lower"] < out[f"{name}_upper"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros((2, 3)), "smell": np.zeros((2, 3))}, "smell"),
+        ({"x": np.zeros((2, 3, 4))}, "x"),
+        ({"x": np.full((2, 3), np.nan)}, "observed"),
+        ({"x": np.zeros((2, 0))}, "one step or more"),
+        ({"x": np.array([[0.0, np.inf]])}, "infinity"),
+    ],
+)
+def test_bad_npz_is_refused(finished, tmp_path, arrays, words):
+    write_npz(tmp_path / "in.npz", arrays)
+    with pytest.raises(InputError, match=words) as caught:
+        run.infer_file(finished[0], tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", -5),
+        ("batch_size", 11),
+        ("learning_rate", -1.0),
+        ("seed", -1),
+        ("seeds", 0),
+        ("data.name", "cats"),
+        ("data.validation", 600),
+        ("model.name", "gru"),
+        ("model.latent", 0),
+        ("inference.particles", 0),
+        ("inference.moments", "magic"),
+        ("loss.filter", -0.5),
+        ("loss.match_particles", 0),
+        ("train.deletions.burst", 1.5),
+        ("train.schedule", "exotic"),
+        ("eval.draws", 0),
+        ("eval.select", "luck"),
+        ("eval.tasks", ("tap_dance",)),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(data_dir, tmp_path, field, value):
+    config = small_config(data_dir, **{field: value})
+    with pytest.raises(InputError) as caught:
+        run.train_and_evaluate(config, tmp_path / "run")
+    assert field.split(".")[-1] in str(caught.value)
+    assert str(value) in str(caught.value) or repr(value[0]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--config"]),
+        (["--config=configs/absent.py"], ["absent.py"]),
+        (["--config=configs/spirals.py:opulent"], ["opulent", "smoke"]),
+        (["--config=configs/spirals.py", "--config.learning_rat=1"], ["learning_rate"]),
+        (["--config=configs/spirals.py", "--config.epochs=many"], ["epochs"]),
+        (["--config=configs/spirals.py", "--config.epochs=-1"], ["epochs", "-1"]),
+        (["--config=configs/spirals.py", "--colour=red"], ["colour"]),
+        (["--config=configs/spirals.py", "train"], ["'train'"]),
+        (["--mode=dance"], ["dance"]),
+        (["--mode=evaluate", "--workdir=absent"], ["absent", "train first"]),
+        (["--mode=infer", "--workdir=absent"], ["--input"]),
+    ],
+)
+def test_mistakes_on_the_command_line_cost_one_line(arguments, words):
+    assert_one_line(main(*arguments), *words)
+    assert not (ROOT / "absent").exists()

@@ -1,0 +1,294 @@
+"""Every inference method: numpy oracles, densities that integrate to 1, and what may be missing."""
+
+import functools
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from scipy import stats
+
+import jdmm
+from configs import spirals
+from jdmm import (
+    MVAE,
+    VRNN,
+    Categorical,
+    InputError,
+    Modality,
+    Structured,
+    series_from_arrays,
+)
+from jdmm.evaluation import importance
+from jdmm.experiments import settings
+
+MODALITIES = (Modality("x"), Modality("y", features=2))
+KINDS = [
+    (direction, missing) for direction in ("forward", "backward") for missing in ("mask", "skip")
+]
+
+
+def structured(direction="backward", missing="mask", **options):
+    return Structured(
+        MODALITIES, latent=2, hidden=3, direction=direction, missing=missing, **options
+    )
+
+
+MODELS = {
+    **{f"{direction} {missing}": structured(direction, missing) for direction, missing in KINDS},
+    "with features": structured(features_to_combiner=True),
+    "mvae": MVAE(MODALITIES, latent=2, hidden=3),
+    "vrnn": VRNN(MODALITIES, latent=2, hidden=3, alone=0.5),
+    "vrnn gmm": VRNN(MODALITIES, latent=2, hidden=3, components=2),
+    "rnn gmm": VRNN(MODALITIES, latent=0, hidden=3, components=2),
+}
+EACH = pytest.mark.parametrize("name", MODELS)
+
+
+def series(time=6, missing=0.4, batch=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(batch, time, 1)), rng.normal(size=(batch, time, 2))
+    for values in (x, y):
+        values[rng.random(values.shape) < missing] = np.nan
+    return series_from_arrays({"x": x, "y": y}, lengths=[time, max(time - 2, 1), time][:batch])
+
+
+@functools.cache
+def variables(name):
+    """Random, biases too: an initial 0 would hide a missing term."""
+    model = MODELS[name]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), series())
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.7, leaf.shape), shapes)
+
+
+@pytest.mark.parametrize("method", ["f_mask", "f_skip", "b_mask", "b_skip"])
+def test_structured_networks_have_the_published_number_of_parameters(method):
+    """7,124 with 20 units, and the 794 of the paper's text with 5."""
+    for hidden, expected in ((20, 7124), (5, 794)):
+        config = spirals.get_config(method)
+        config.model.hidden = hidden
+        config.model.features_to_combiner = False
+        model = settings.build_model(config)
+        data = series_from_arrays({"x": np.zeros((1, 2)), "y": np.zeros((1, 2))})
+        shapes = jax.eval_shape(model.init, jax.random.key(0), data)
+        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+
+
+def affine(params, x):
+    return np.array(params["kernel"]).T @ x + np.array(params["bias"])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru(params, state, features):
+    """Cho et al. 2014, with the reset behind the product."""
+    ours = np.split(affine(params["of_state"], state), 3)
+    theirs = np.split(affine(params["of_inputs"], features), 3)
+    reset, update = (sigmoid(ours[i] + theirs[i]) for i in (0, 1))
+    candidate = np.tanh(theirs[2] + reset * ours[2])
+    return (1 - update) * candidate + update * state
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("with_features", [False, True])
+@pytest.mark.parametrize(("direction", "missing"), KINDS)
+def test_structured_posterior_is_that_of_its_networks(direction, missing, with_features):
+    """Step by step in numpy, one series at a time."""
+    model = structured(direction, missing, features_to_combiner=with_features)
+    name = "with features" if with_features else f"{direction} {missing}"
+    drawn, data = variables(name), series()
+    params = drawn["params"]
+    found = jax.jit(model.chain)(drawn, data, None)
+    for row in range(3):
+        length = int(data.lengths[row])
+        summary = [[] for _ in range(length)]
+        known = [[] for _ in range(length)]
+        for modality in MODALITIES:
+            state = np.array(params[f"start_{modality.name}"])[:, 0]
+            order = range(length) if direction == "forward" else reversed(range(length))
+            for t in order:
+                value = np.array(data.values[modality.name][row, t], float)
+                seen = np.array(data.observed[modality.name][row, t])
+                inputs = np.concatenate([value, seen]) if len(value) > 1 else value
+                embedded = affine(params[f"embeddings_{modality.name}"], inputs)
+                features = np.maximum(embedded, 0) * seen.any()
+                if missing == "mask" or seen.any():
+                    state = gru(params[f"recurrent_{modality.name}"], state, features)
+                summary[t].append(state)
+                known[t].append(features if with_features else np.zeros(0))
+        last = max(
+            [
+                t
+                for t in range(length)
+                if any(data.observed[m.name][row, t].any() for m in MODALITIES)
+            ],
+            default=-1,
+        )
+        state = np.zeros(2)
+        for t in range(length):
+            if t <= last:
+                inputs = np.concatenate([state, *summary[t], *known[t]])
+                inner = np.maximum(affine(params["combiner"], inputs), 0)
+                state = affine(params["mean"], inner)
+                sd = np.log1p(np.exp(affine(params["sd"], inner))) + 1e-3
+                np.testing.assert_allclose(found.posterior.variance[row, t], sd**2, rtol=1e-9)
+            else:
+                for mine, prior in zip(found.posterior, found.prior, strict=True):
+                    np.testing.assert_array_equal(mine[row, t], prior[row, t])
+                state = np.array(found.prior.mean[row, t])
+            np.testing.assert_allclose(found.states[row, t], state, rtol=1e-9)
+    np.testing.assert_array_equal(found.prior.mean[:, 0], 0)
+    np.testing.assert_array_equal(found.prior.variance[:, 0], 1)
+
+
+@EACH
+def test_lengths_and_neighbours_change_nothing(name):
+    """A series alone and unpadded has the posterior that it has in a batch."""
+    model, data = MODELS[name], series(missing=0.2)
+    chain = jax.jit(model.chain)
+    together = chain(variables(name), data, None)
+    short = data.take(slice(1, 2))
+    cut = jax.tree.map(lambda leaf: leaf[:, :4] if leaf.ndim == 3 else leaf, short)
+    alone = chain(variables(name), cut, None)
+    chex.assert_trees_all_close(
+        alone, jax.tree.map(lambda leaf: leaf[1:2, :4], together), rtol=1e-5, atol=1e-6
+    )
+
+
+@EACH
+def test_where_nothing_is_observed_the_posterior_is_the_prior(name):
+    chain = jax.jit(MODELS[name].chain)(variables(name), series(missing=1.0), jax.random.key(0))
+    chex.assert_trees_all_close(chain.posterior, chain.prior, rtol=1e-5, atol=1e-6)
+
+
+@EACH
+@pytest.mark.parametrize("time", [6, 1])
+def test_loss_and_gradient_are_finite(name, time):
+    """Of a batch in which one series shows something, one nothing, and one everything."""
+    model = MODELS[name]
+    parts = [series(time, missing, 1) for missing in (0.4, 1.0, 0.0)]
+    data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    @jax.jit
+    @jax.value_and_grad
+    def evaluate(variables):
+        return model.loss(variables, data, data, jax.random.key(0)).total(1.0)
+
+    loss, gradient = evaluate(jax.tree.map(jnp.float32, variables(name)))
+    leaves = jax.tree.leaves(gradient)
+    assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in leaves)
+    assert time == 1 or all((leaf != 0).any() for leaf in leaves)
+
+
+@EACH
+def test_samples_come_from_the_prior(name):
+    model = MODELS[name]
+    states = jax.jit(model.sample, static_argnums=(2, 3))(variables(name), jax.random.key(0), 4, 7)
+    assert states.shape[:2] == (4, 7) and np.isfinite(states).all()
+    decoded = model.decode(variables(name), states)
+    assert {k: raw[0].shape[:3] for k, raw in decoded.items()} == {"x": (4, 7, 1), "y": (4, 7, 2)}
+    assert np.std(decoded["x"][0], 0)[1:].min() > 0  # without latent states the first is one
+    with pytest.raises(InputError, match="no backward transition"):
+        model.sample(variables(name), jax.random.key(0), 4, 7, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["mvae", "vrnn"])
+def test_experts_multiply(name):
+    """Precisions and shifts of what each modality adds to the prior add up (first step)."""
+    model, data = MODELS[name], series(time=1, missing=0.0)
+    chain = jax.jit(model.chain)
+
+    def natural(names):
+        keep = {k: np.array(k in names) for k in data.values}
+        posterior = chain(variables(name), data.hide(keep), None).posterior
+        return np.array([1 / posterior.variance, posterior.mean / posterior.variance])
+
+    both, prior = natural(("x", "y")), natural(())
+    np.testing.assert_allclose(
+        both - prior, natural("x") - prior + natural("y") - prior, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_rnn_gmm_is_a_density():
+    """Without latent states one weight is the likelihood: over two steps it integrates to 1."""
+    model = VRNN((Modality("x"),), latent=0, hidden=3, components=2)
+    grid = np.linspace(-12, 12, 241)
+    pairs = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+    data = series_from_arrays({"x": pairs})
+    shapes = jax.eval_shape(model.init, jax.random.key(0), data)
+    rng = np.random.default_rng(2)
+    drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.7, leaf.shape), shapes)
+    found = importance.evidence(model, drawn, data, jax.random.key(0), (1,), len(pairs))
+    density = np.exp(found.bounds[1].astype(float))
+    np.testing.assert_allclose(density.sum() * (grid[1] - grid[0]) ** 2, 1.0, rtol=1e-3)
+
+
+def test_vrnn_likelihood():
+    """Importance weighted likelihoods of one step, against quadrature over its latent state."""
+    model = VRNN((Modality("x"),), latent=1, hidden=3)
+    value = np.linspace(-2, 2, 9)
+    data = series_from_arrays({"x": value[:, None]})
+    shapes = jax.eval_shape(model.init, jax.random.key(0), data)
+    rng = np.random.default_rng(3)
+    drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.4, leaf.shape), shapes)
+    found = importance.evidence(model, drawn, data, jax.random.key(0), (20_000,))
+    prior = model.chain(drawn, data, None).prior
+    z = np.linspace(-8, 8, 2001)
+    weight = stats.norm.pdf(z, prior.mean[0, 0], prior.sd[0, 0]) * (z[1] - z[0])
+    mean, raw_sd = model.decode(drawn, np.pad(z[:, None], ((0, 0), (0, 3))))["x"]
+    each = stats.norm.pdf(value, mean, np.log1p(np.exp(raw_sd)) + 1e-3)
+    np.testing.assert_allclose(found.bounds[20_000], np.log(weight @ each), atol=0.03)
+
+
+@pytest.mark.parametrize("kind", [Structured, MVAE, VRNN])
+def test_categories(kind):
+    """Labels are told apart, and a label's number has no meaning as a number."""
+    model = kind((Modality("label", likelihood=Categorical(3)),), latent=2, hidden=4)
+    data = series_from_arrays({"label": np.array([[0.0], [1.0], [2.0], [np.nan]])})
+    fresh = jax.jit(model.init)(jax.random.key(0), data)
+    fresh = jax.tree.map(
+        lambda leaf: leaf + jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh
+    )
+    mean = np.array(jax.jit(model.chain)(fresh, data, None).posterior.mean)[:, 0]
+    assert len({tuple(row) for row in mean.round(4).tolist()}) == 4
+    assert np.isfinite(model.loss(fresh, data, data, jax.random.key(0)).total(1.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        (Structured, {"direction": "sideways"}, "direction"),
+        (Structured, {"missing": "guess"}, "missing"),
+        (Structured, {"latent": 0}, "latent"),
+        (MVAE, {"hidden": 0}, "hidden"),
+        (MVAE, {"alone": -1.0}, "alone"),
+        (VRNN, {"components": 0}, "components"),
+        (VRNN, {"latent": -1}, "latent"),
+    ],
+)
+def test_impossible_models(kind, options, named):
+    with pytest.raises(InputError, match=named):
+        kind(MODALITIES, **options)
+
+
+def test_the_method_of_the_documentation():
+    """docs/methods.md: its sixty lines train, predict, and are bounded by importance sampling."""
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 60
+    namespace = {"__name__": "documented"}
+    exec(compile(code, "docs/methods.md", "exec"), namespace)
+    model = namespace["Autoregression"](MODALITIES, latent=2, hidden=3)
+    data = series(batch=3)
+    variables = jdmm.fit(
+        model, data, None, jdmm.TrainSettings(epochs=2, batch_size=3, warmup_epochs=0.0)
+    )
+    told = jdmm.predict_all(model, variables, data, jax.random.key(0), 5)
+    assert np.isfinite(told.mean["y"]).all()
+    bounds = importance.evidence(model, variables, data, jax.random.key(0), (1, 5)).bounds
+    assert bounds[1].mean() < bounds[5].mean()

@@ -1,0 +1,247 @@
+"""The same training whatever shares its batches: devices, processes, clusters."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jdmm import InputError
+from jdmm.errors import PeerLost
+from jdmm.training import parallel
+from jdmm.training.parallel import Devices
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "tests" / "training" / "training_run.py"
+SMALL = (
+    "--config=configs/spirals.py:smoke",
+    "--config.data.validation=590",
+    "--config.batch_size=4",
+    "--config.model.hidden=3",
+    "--config.eval.draws=3",
+)
+
+
+def environment(devices: int = 1, **variables: str) -> dict[str, str]:
+    """Of a process with so many virtual CPU devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | variables
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def two(command: list[str], port: int | None = None, **variables: str) -> list[subprocess.Popen]:
+    """The command in two processes that find each other on loopback."""
+    port = port or free_port()
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=environment(
+                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(rank),
+                **variables,
+            ),
+        )
+        for rank in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def on_virtual_devices(tmp_path_factory) -> dict[str, np.ndarray]:
+    """50 steps on 1, 2, 4 and 8 devices of one process."""
+    output = tmp_path_factory.mktemp("parallel") / "devices.npz"
+    subprocess.run(
+        [sys.executable, RUN, output, "1", "2", "4", "8"], env=environment(8), check=True
+    )
+    with np.load(output) as found:
+        return dict(found)
+
+
+def check(found: dict[str, np.ndarray], name: str, expected: dict[str, np.ndarray]) -> None:
+    for kind in ("losses", "variables"):
+        np.testing.assert_allclose(found[kind + name], expected[kind + "1"], 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("count", ["2", "4", "8"])
+def test_devices_change_nothing(on_virtual_devices, count):
+    """Losses and variables of 50 steps, within 1e-5 of those on one device."""
+    check(on_virtual_devices, count, on_virtual_devices)
+    assert np.ptp(on_virtual_devices["losses1"]) > 1  # it did learn
+
+
+@pytest.mark.parametrize("cluster", ["jax", "slurm"])
+def test_two_processes_change_nothing(on_virtual_devices, cluster, tmp_path):
+    """The same by two processes of two devices each, as `jax.distributed` or Slurm starts them.
+
+    In one case the second is late: it may compile for longer than gloo waits, 30 s.
+    """
+    port = free_port()
+    environments = {
+        "jax": {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": "{rank}",
+        },
+        # jax takes the port from the job's number, and process 0's host from the node list
+        "slurm": {
+            "SLURM_JOB_ID": str(port % 4096),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": "{rank}",
+            "SLURM_LOCALID": "{rank}",
+        },
+    }[cluster]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, RUN, tmp_path / "out.npz"],
+            env=environment(
+                2,
+                LATE=str(40 * rank * (cluster == "jax")),
+                **{k: v.format(rank=rank) for k, v in environments.items()},
+            ),
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    with np.load(tmp_path / "out.npz") as found:
+        check(dict(found), "0", on_virtual_devices)
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    """Steps of the finished checkpoints."""
+    places = (workdir / "checkpoints").glob("[0-9]*")
+    return sorted(int(place.name) for place in places if place.name.isdigit())
+
+
+def wait_for_checkpoint(workdir: Path, after: int = 0) -> None:
+    deadline = time.monotonic() + 300
+    while not [step for step in checkpoints(workdir) if step > after]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_job_survives_signals_and_lost_processes(tmp_path):
+    """SIGTERM to one process ends both; so does its death; a single process then finishes."""
+    job = [sys.executable, "main.py", *SMALL, f"--workdir={tmp_path}", "--config.epochs=2000"]
+    first, second = two(job)
+    wait_for_checkpoint(tmp_path)
+    second.send_signal(signal.SIGTERM)
+    _, told = first.communicate(timeout=120)
+    assert (first.returncode, second.wait(120)) == (143, 143), told
+    stopped = checkpoints(tmp_path)[-1]
+    assert f"stopped by SIGTERM at step {stopped}" in told
+
+    first, second = two(job)
+    wait_for_checkpoint(tmp_path, after=stopped)
+    second.kill()
+    _, told = first.communicate(timeout=120)
+    assert first.returncode == 1
+    last = told.strip().splitlines()[-1]
+    assert "lost another one" in last and "start the job again" in last
+    saved = checkpoints(tmp_path)[-1]
+    assert saved > stopped
+
+    alone = subprocess.Popen(job, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(tmp_path, after=saved)
+    alone.terminate()
+    assert "stopped by SIGTERM" in alone.communicate(timeout=120)[1]
+    assert alone.returncode == 143
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_both_ways_of_jax_to_tell_of_a_lost_process(monkeypatch, kind):
+    """Which one it is depends on where the failure is met; other errors stay as they are."""
+
+    def fail(error: Exception) -> None:
+        with parallel.peers():
+            raise error
+
+    told = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer"
+    with pytest.raises(kind, match="Gloo"):  # a single process has none to lose
+        fail(kind(told))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(PeerLost, match="lost another one .UNKNOWN: Gloo .* start the job again"):
+        fail(kind(told))
+    with pytest.raises(InputError, match="expected 3"):
+        fail(InputError("expected 3, got 4"))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(InputError, match=r"8 devices can share, got 25: the nearest are 24 and 32"):
+        Devices((), 8).check(25)
+    with pytest.raises(InputError, match=r"8 devices can share, got 3: the nearest are 8;"):
+        Devices((), 8).check(3)
+    Devices((), 8).check(24)
+
+
+@pytest.mark.parametrize("limit", [-1, 1000])
+def test_devices_that_are_not_there_are_refused(limit):
+    with pytest.raises(InputError, match="expected devices within"):
+        Devices.found(limit)
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({}, 1),
+        ({"SLURM_NTASKS": "4"}, 1),  # an allocation, but no step of it: not started by srun
+        ({"JAX_NUM_PROCESSES": "1"}, 1),
+        (
+            {
+                "SLURM_NTASKS": "4",
+                "SLURM_JOB_ID": "1",
+                "SLURM_STEP_NODELIST": "a[1-4]",
+                "SLURM_PROCID": "0",
+                "SLURM_LOCALID": "0",
+            },
+            4,
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "", "OMPI_COMM_WORLD_RANK": "0"},
+            2,
+        ),
+    ],
+)
+def test_clusters_are_recognised(variables, count, monkeypatch):
+    for number, others in parallel.CLUSTERS.items():
+        for name in (number, *others):
+            monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.processes_expected() == count
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"JAX_NUM_PROCESSES": "two"}, "whole number in JAX_NUM_PROCESSES, got 'two'"),
+        (
+            {
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": "2",
+                "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
+            },
+            "expected JAX_PROCESS_ID below JAX_NUM_PROCESSES, got '2' and '2'",
+        ),
+    ],
+)
+def test_a_wrong_environment_is_refused(variables, words, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=words):
+        parallel.initialise()

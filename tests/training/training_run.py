@@ -1,0 +1,67 @@
+"""Trains a small model for 50 steps on some of the devices: run by `test_parallel`.
+
+python training_run.py OUTPUT.npz [DEVICES ...]: one training per number of devices, all without.
+"""
+
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+
+from jdmm import (
+    MDMM,
+    LossWeights,
+    Modality,
+    Points,
+    TrainSettings,
+    series_from_arrays,
+)
+from jdmm.training import loop, parallel
+from jdmm.training.parallel import Devices
+
+BATCH, STEPS = 8, 50
+
+
+def main(output: str, *limits: str) -> None:
+    """Losses ``(step,)`` and all variables ``(number,)``, per number of devices."""
+    parallel.initialise(timeout=60)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 20, 7, 1)).cumsum(2)
+    values[0, :8, 2:6] = np.nan  # the parts of a batch hold different numbers of values
+    values[1, 5] = np.nan
+    series = series_from_arrays({"x": values[0], "y": values[1]}, lengths=rng.integers(1, 8, 20))
+    model = MDMM(
+        (Modality("x"), Modality("y")),
+        latent=2,
+        hidden=3,
+        points=Points(count=3),
+        weights=LossWeights(filter_alone=0.0, smoother_alone=0.0, reverse=0.1),
+    )
+    how = TrainSettings(epochs=17, batch_size=BATCH)  # 17 epochs of 3 steps, the last is not run
+    jax.devices()  # waits for all processes by itself
+    time.sleep(float(os.environ.get("LATE", 0)))
+    found = {}
+    for limit in limits or ("0",):
+        progress = loop.start(model, series, how, [3])
+        losses = []
+        for _ in loop.run_epochs(
+            model,
+            series,
+            how,
+            progress,
+            interrupted=lambda steps: steps == STEPS,
+            devices=Devices.found(int(limit)),
+        ):
+            if progress.records:
+                losses.append(progress.records[0]["train/loss"])
+        leaves = jax.tree.leaves(progress.state.variables)
+        found[f"losses{limit}"] = np.array(losses)
+        found[f"variables{limit}"] = np.concatenate([np.ravel(leaf) for leaf in leaves])
+    if parallel.leads():
+        np.savez(output, **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
