@@ -42,14 +42,14 @@ def main(arguments: list[str]) -> None:
     workdir = _workdir()
     parallel.initialise(_DISTRIBUTED.value)
     compiling.keep_compiled(_CACHE.value)
-    if _MODE.value != "train" and not parallel.leads():
+    if _MODE.value != "train" and not parallel.is_primary():
         return
     if _MODE.value == "train":
         if _CONFIG.value is None:
             raise InputError("expected --config=configs/NAME.py to train, got none")
-        devices = Devices.found(_DEVICES.value)
+        devices = Devices.available(_DEVICES.value)
         results = run.train_and_evaluate(_CONFIG.value, workdir, devices)
-        if parallel.leads():
+        if parallel.is_primary():
             print("\n".join(report.table(results)), f"\n{workdir}/report.md")
     elif _MODE.value == "evaluate":
         print("\n".join(report.table(run.evaluate_workdir(workdir, _SPLIT.value))))

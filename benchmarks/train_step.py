@@ -68,11 +68,11 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         MDMM,
         LossWeights,
         Modality,
-        Points,
+        Quadrature,
         TrainSettings,
-        parallel,
         series_from_arrays,
     )
+    from jdmm.training import parallel
     from jdmm.training.loop import make_train_step, over_seeds
     from jdmm.training.loop import start as start_training
     from jdmm.training.parallel import Devices
@@ -81,18 +81,20 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     parallel.initialise()
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
     series = series_from_arrays({"x": values[0], "y": values[1]})
-    points = Points(count=case.particles) if case.particles else Points("sigma_points")
+    quadrature = (
+        Quadrature("particles", case.particles) if case.particles else Quadrature("sigma_points")
+    )
     weights = LossWeights()  # all views in both bounds
     modalities = (Modality("x"), Modality("y"))
-    model = MDMM(modalities, latent=case.latent, points=points, weights=weights)
+    model = MDMM(modalities, latent=case.latent, quadrature=quadrature, weights=weights)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
-    devices = Devices.found(0 if jax.process_count() > 1 else case.devices)
+    devices = Devices.available(0 if jax.process_count() > 1 else case.devices)
     fresh = start_training(model, series, settings, list(range(case.seeds))).state
     state, series = devices.replicate(fresh), devices.replicate(series)
-    rows = devices.divide(np.stack([schedule.rows(seed, 0, 0)[0] for seed in range(case.seeds)]))
+    rows = devices.shard(np.stack([schedule.rows(seed, 0, 0)[0] for seed in range(case.seeds)]))
 
-    step = over_seeds(make_train_step(model, schedule, devices.axis), devices.wide)
+    step = over_seeds(make_train_step(model, schedule, devices.axis), devices.vectorised)
     compiled, cost = devices.compile(step, state, series, rows)
     times = []
     for _ in range(1 + repeats):  # the first warms up

@@ -15,10 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 METHODS = {
-    "f_mask": {"name": "structured", "direction": "forward", "missing": "mask"},
-    "f_skip": {"name": "structured", "direction": "forward", "missing": "skip"},
-    "b_mask": {"name": "structured", "direction": "backward", "missing": "mask"},
-    "b_skip": {"name": "structured", "direction": "backward", "missing": "skip"},
+    "f_mask": {"name": "structured_inference", "direction": "forward", "missing": "mask"},
+    "f_skip": {"name": "structured_inference", "direction": "forward", "missing": "skip"},
+    "b_mask": {"name": "structured_inference", "direction": "backward", "missing": "mask"},
+    "b_skip": {"name": "structured_inference", "direction": "backward", "missing": "skip"},
     "mvae": {"name": "mvae"},
     "vrnn": {"name": "vrnn", "components": 1},
     "vrnn_gmm": {"name": "vrnn", "components": 5},
@@ -27,10 +27,10 @@ METHODS = {
 """Preset -> what its model is made of, beside the size."""
 
 FITTED = {
-    "linear": {"name": "linear", "latent": 5, "iterations": 150},
-    "mean": {"name": "simple", "kind": "mean"},
-    "carry": {"name": "simple", "kind": "carry"},
-    "interpolate": {"name": "simple", "kind": "interpolate"},
+    "linear": {"name": "linear_gaussian", "latent": 5, "iterations": 150},
+    "mean": {"name": "baseline", "kind": "mean"},
+    "carry": {"name": "baseline", "kind": "carry"},
+    "interpolate": {"name": "baseline", "kind": "interpolate"},
 }
 """Preset -> all of its model."""
 
@@ -64,21 +64,21 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.model.hidden = 20
 
     config.inference = ConfigDict()
-    config.inference.moments = "sigma_points"  # or "particles"
+    config.inference.rule = "sigma_points"  # or "particles"
     config.inference.particles = 25
-    config.inference.prediction_moments = "sigma_points"
+    config.inference.prediction_rule = "sigma_points"
     config.inference.prediction_particles = 200  # with prediction_moments = "particles"
 
     config.loss = ConfigDict()
     config.loss.filter = 0.5
     config.loss.filter_fade = (0.05, 0.2)  # fractions of the epochs; (1, 1): never
     config.loss.smoother = 0.5
-    config.loss.reverse = 0.05  # the backward transition as the reversal of the forward one
-    config.loss.match = 0.01
-    config.loss.match_particles = 50
-    config.loss.filter_alone = 0.0  # weight of the one-modality views in the filter's bound
-    config.loss.smoother_alone = 0.0
-    config.loss.modality = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
+    config.loss.time_reversal = 0.05  # the backward transition as the reversal of the forward one
+    config.loss.prior_matching = 0.01
+    config.loss.prior_matching_particles = 50
+    config.loss.filter_unimodal = 0.0  # weight of the one-modality views in the filter's bound
+    config.loss.smoother_unimodal = 0.0
+    config.loss.multipliers = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
 
     config.train = ConfigDict()
     config.train.restarts = 8  # fresh starts that race on validation: of each length, the better
@@ -87,7 +87,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.train.warmup_epochs = 3.0
     config.train.weight_decay = 1e-4
     config.train.clip_norm = 1.0  # 0: none
-    config.train.average = 0.99  # decay per step of the averaged variables; 0: none
+    config.train.ema_decay = 0.99  # decay per step of the averaged variables; 0: none
     config.train.beta_epochs = 10.0  # of beta rising to its peak
     config.train.beta_peak = 2.0
     config.train.beta_fall = (0.3, 0.8)  # fractions of all epochs, between which it goes on to
@@ -123,17 +123,17 @@ def get_config(preset: str = "best") -> ConfigDict:
     if preset == "paper":
         config.epochs = 500
         config.batch_size = 100
-        config.inference.moments = "particles"
-        config.inference.prediction_moments = "particles"
+        config.inference.rule = "particles"
+        config.inference.prediction_rule = "particles"
         config.loss.filter_fade = (1.0, 1.0)
-        config.loss.reverse = 0.0
-        config.loss.filter_alone = 1.0
-        config.loss.smoother_alone = 1.0
+        config.loss.time_reversal = 0.0
+        config.loss.filter_unimodal = 1.0
+        config.loss.smoother_unimodal = 1.0
         config.train.restarts = 1
         config.train.schedule = "constant"
         config.train.warmup_epochs = 0.0
         config.train.clip_norm = 0.0
-        config.train.average = 0.0
+        config.train.ema_decay = 0.0
         config.train.beta_epochs = 100.0
         config.train.beta_peak = 1.0
         config.train.beta_final = 1.0
@@ -159,11 +159,11 @@ def get_config(preset: str = "best") -> ConfigDict:
     elif preset in METHODS:
         config.model.update(METHODS[preset])
         alone = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of one modality alone
-        config.loss = ConfigDict({"alone": alone, "modality": config.loss.modality})
+        config.loss = ConfigDict({"unimodal": alone, "multipliers": config.loss.multipliers})
         config.learning_rate = 0.01
         config.train.restarts = 1
         del config.inference
-        if config.model.name == "structured":
+        if config.model.name == "structured_inference":
             _structured(config)
         else:
             _stepwise(config)

@@ -30,21 +30,22 @@ From data to figures, each file importing only from those above it:
 """
 
 from jdmm.data.corruption import Deletions
+from jdmm.data.modality import Modality
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.evaluation.calibration import calibrate
 from jdmm.evaluation.prediction import Calibration, Prediction, predict, predict_all
 from jdmm.inference.posterior import (
-    Points,
-    draw_sequences,
+    Quadrature,
     filter_backward,
     filter_forward,
-    map_sequence,
-    sample_prior,
+    posterior_mean_path,
+    posterior_sample_paths,
+    prior_sample_paths,
     smooth_marginals,
 )
 from jdmm.likelihoods import Bernoulli, Categorical, Normal, NormalMixture
-from jdmm.models import MDMM, MVAE, VRNN, Structured
-from jdmm.models.base import ChainModel, Modality
+from jdmm.models import MDMM, MVAE, VRNN, StructuredInference
+from jdmm.models.dynamical_vae import DynamicalVAE
 from jdmm.models.objectives import LossWeights
 from jdmm.series import Series, series_from_arrays
 from jdmm.training.loop import fit
@@ -60,7 +61,7 @@ __all__ = [
     "Bernoulli",
     "Calibration",
     "Categorical",
-    "ChainModel",
+    "DynamicalVAE",
     "Deletions",
     "Devices",
     "DivergenceError",
@@ -70,20 +71,20 @@ __all__ = [
     "Modality",
     "Normal",
     "NormalMixture",
-    "Points",
+    "Quadrature",
     "Prediction",
     "Series",
-    "Structured",
+    "StructuredInference",
     "TrainSettings",
     "calibrate",
-    "draw_sequences",
+    "posterior_sample_paths",
     "filter_backward",
     "filter_forward",
     "fit",
-    "map_sequence",
+    "posterior_mean_path",
     "predict",
     "predict_all",
-    "sample_prior",
+    "prior_sample_paths",
     "series_from_arrays",
     "smooth_marginals",
 ]

@@ -6,7 +6,7 @@ Axes: `batch` (series), `time`, `feature` (of one modality), `latent` (of the st
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,10 @@ from jax import numpy as jnp
 
 from jdmm.errors import InputError
 
-Array = jax.Array | np.ndarray
+if TYPE_CHECKING:
+    Array = jax.Array
+else:
+    Array = jax.Array | np.ndarray  # at run time numpy arrays are as welcome
 
 
 @struct.dataclass
@@ -36,7 +39,7 @@ class Series:
     index: Any
 
     @property
-    def time(self) -> int:
+    def num_steps(self) -> int:
         """Number of time steps of the padded batch."""
         return next(iter(self.values.values())).shape[-2]
 
@@ -48,11 +51,24 @@ class Series:
     @property
     def valid(self) -> Any:
         """``(batch, time)``: whether a step lies within its series' length."""
-        return jnp.arange(self.time)[None, :] < self.lengths[:, None]
+        return jnp.arange(self.num_steps)[None, :] < self.lengths[:, None]
 
     def take(self, index: Any) -> "Series":
         """The series at `index` (an integer array or a slice) of the batch axis."""
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def select(self, names: Sequence[str]) -> "Series":
+        """The same series with the modalities `names` only.
+
+        Raises:
+            InputError: for a name that the series lack.
+        """
+        if unknown := sorted(set(names) - set(self.values)):
+            raise InputError(f"expected modalities among {list(self.values)}, got {unknown[0]!r}")
+        return self.replace(  # type: ignore[attr-defined]
+            values={name: self.values[name] for name in names},
+            observed={name: self.observed[name] for name in names},
+        )
 
     def hide(self, keep: Mapping[str, Any]) -> "Series":
         """The same batch with only the values where `keep` holds; hidden values become 0."""
@@ -71,7 +87,7 @@ class Series:
         """
         if before < 0 or after < 0:
             raise InputError(f"expected steps >= 0 to pad, got before={before}, after={after}")
-        if after and (np.asarray(self.lengths) != self.time).any():
+        if after and (np.asarray(self.lengths) != self.num_steps).any():
             raise InputError("expected series of one length to pad behind: append NaN rows instead")
         width = ((0, 0), (before, after), (0, 0))
         return self.replace(  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Exact answers from brute force: one dense joint Gaussian per latent dimension, numpy float64.
 
 The model is a stationary AR(1) in each latent dimension. Evidence at step t is a factor
-exp(shift z - precision z^2 / 2), given as arrays ``(time, latent)``; (0, 0) where missing.
+exp(weighted_mean z - precision z^2 / 2), given as arrays ``(time, latent)``; (0, 0) where missing.
 """
 
 from collections.abc import Callable
@@ -57,8 +57,8 @@ class Chain:
         decay, mean, sd = (np.reshape(leaf, column) for leaf in (self.decay, self.mean, self.sd))
         variance = (1 - decay**2) * sd**2
         precision = 1 / variance - 1 / sd**2
-        shift = (mean + decay * (z - mean)) / variance - mean / sd**2
-        return Moments(shift / precision, 1 / precision + 0 * z)
+        weighted_mean = (mean + decay * (z - mean)) / variance - mean / sd**2
+        return Moments(weighted_mean / precision, 1 / precision + 0 * z)
 
 
 CHAINS = {
@@ -82,8 +82,8 @@ def draw_evidence(seed: int, present: np.ndarray | list[int], latent: int) -> Ga
     rng = np.random.default_rng(seed)
     keep = np.array(present, bool)[:, None]
     precision = rng.uniform(0.3, 4.0, (len(present), latent))
-    shift = precision * rng.normal(0, 1.5, precision.shape)
-    return Gaussian(np.where(keep, precision, 0), np.where(keep, shift, 0))
+    weighted_mean = precision * rng.normal(0, 1.5, precision.shape)
+    return Gaussian(np.where(keep, precision, 0), np.where(keep, weighted_mean, 0))
 
 
 def _prior_covariance(chain: Chain, latent: int, time: int) -> np.ndarray:
@@ -98,15 +98,17 @@ def joint(chain: Chain, evidence: Gaussian) -> tuple[np.ndarray, np.ndarray]:
     for d in range(latent):
         prior = np.linalg.inv(_prior_covariance(chain, d, time))
         covariance = np.linalg.inv(prior + np.diag(evidence.precision[:, d]))
-        shift = prior @ np.full(time, chain.mean[d]) + evidence.shift[:, d]
-        means.append(covariance @ shift)
+        weighted_mean = prior @ np.full(time, chain.mean[d]) + evidence.weighted_mean[:, d]
+        means.append(covariance @ weighted_mean)
         covariances.append(covariance)
     return np.array(means), np.array(covariances)
 
 
 def _restrict(evidence: Gaussian, t: int, window: str) -> Gaussian:
     keep = WINDOWS[window](t, np.arange(len(evidence.precision)))[:, None]
-    return Gaussian(np.where(keep, evidence.precision, 0), np.where(keep, evidence.shift, 0))
+    return Gaussian(
+        np.where(keep, evidence.precision, 0), np.where(keep, evidence.weighted_mean, 0)
+    )
 
 
 def marginals(chain: Chain, evidence: Gaussian, window: str) -> Moments:
@@ -135,7 +137,7 @@ def conditionals(chain: Chain, evidence: Gaussian, states: np.ndarray) -> Moment
 
 
 def log_evidence(chain: Chain, evidence: Gaussian) -> float:
-    """log of the integral of p(z_{1:T}) times every factor exp(shift z - precision z^2 / 2)."""
+    """Log of the integral of p(z_{1:T}) times all factors of the evidence."""
     mean, covariance = joint(chain, evidence)
     time, total = mean.shape[1], 0.0
     for d in range(len(mean)):

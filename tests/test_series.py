@@ -30,7 +30,7 @@ def test_nan_is_missing_per_feature_and_reads_as_zero():
 
 def test_ragged_lists_are_padded_behind():
     series = ragged()
-    assert (series.batch, series.time) == (2, 3)
+    assert (series.batch, series.num_steps) == (2, 3)
     np.testing.assert_array_equal(series.lengths, [3, 2])
     np.testing.assert_array_equal(series.valid, [[1, 1, 1], [1, 1, 0]])
 

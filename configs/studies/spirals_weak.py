@@ -37,7 +37,7 @@ def get_study() -> dict[str, ConfigDict]:
                 config: Any = spirals.get_config(method)
                 config.data.withheld[kind] = fraction
                 left = 1.0 - fraction / (2.0 if kind == "modality" else 1.0)
-                config.loss.modality = {name: 1.0 / left for name in config.loss.modality}
+                config.loss.multipliers = {name: 1.0 / left for name in config.loss.multipliers}
                 if method == "bfvi":
                     config.train.beta_fall = (0.3, 0.7)
                     config.train.beta_final = 0.5

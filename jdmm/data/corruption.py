@@ -26,7 +26,7 @@ def burst(draw: jax.Array, series: Series, fraction: jax.Array | float) -> jax.A
     `draw` ``(batch,)`` places it; it is `fraction` of the length, one for all or ``(batch,)``.
     """
     width = jnp.round(fraction * series.lengths).astype(jnp.int32)
-    return _outside(jnp.floor(draw * (series.lengths - width + 1)), width, series.time)
+    return _outside(jnp.floor(draw * (series.lengths - width + 1)), width, series.num_steps)
 
 
 def stretch(draw: jax.Array, series: Series, fraction: jax.Array | float) -> jax.Array:
@@ -36,7 +36,7 @@ def stretch(draw: jax.Array, series: Series, fraction: jax.Array | float) -> jax
     """
     width = jnp.round(fraction * series.lengths).astype(jnp.int32)
     start = jnp.floor(draw * (series.lengths + width + 1)) - width
-    return _outside(jnp.clip(start, 0, series.lengths - width), width, series.time)
+    return _outside(jnp.clip(start, 0, series.lengths - width), width, series.num_steps)
 
 
 def _outside(start: jax.Array, width: jax.Array, time: int) -> jax.Array:
@@ -57,7 +57,7 @@ def scattered(draws: jax.Array, series: Series, fraction: jax.Array | float) -> 
 
 def segment(series: Series, start: float, stop: float) -> jax.Array:
     """Keeps the steps between the fractions `start` and `stop` of each series' length."""
-    step = jnp.arange(series.time)[None, :]
+    step = jnp.arange(series.num_steps)[None, :]
     first, last = (jnp.round(edge * series.lengths)[:, None] for edge in (start, stop))
     return ((step >= first) & (step < last))[..., None]
 
@@ -114,9 +114,9 @@ def delete(
     """
     names = sorted(series.values)
     # all numbers at once, those of the steps last: padding changes nothing
-    draws = uniform(key, series, 7 + len(names) * (1 + series.time))
+    draws = uniform(key, series, 7 + len(names) * (1 + series.num_steps))
     kind, single_steps, chosen, long, common, steps, place, *places = draws.T[: 7 + len(names)]
-    orders = draws[:, 7 + len(names) :].reshape(series.batch, series.time, len(names))
+    orders = draws[:, 7 + len(names) :].reshape(series.batch, series.num_steps, len(names))
 
     def between(bounds: tuple[float, float], draw: jax.Array) -> jax.Array:
         return bounds[0] + (bounds[1] - bounds[0]) * draw
@@ -164,8 +164,8 @@ class Withheld:
 def withhold(key: jax.Array, series: Series, withheld: Withheld) -> dict[str, jax.Array]:
     """Draws what `withheld` leaves of `series`: a mask ``(batch, time, 1)`` per modality."""
     names = sorted(series.values)
-    draws = uniform(key, series, 1 + len(names) * (1 + series.time))
-    orders = draws[:, 1 + len(names) :].reshape(series.batch, series.time, len(names))
+    draws = uniform(key, series, 1 + len(names) * (1 + series.num_steps))
+    orders = draws[:, 1 + len(names) :].reshape(series.batch, series.num_steps, len(names))
     # exactly that share of the series, those of the lowest draws
     rank = jnp.argsort(jnp.argsort(draws[:, 0]))
     loses = rank < jnp.round(withheld.modality * series.batch)

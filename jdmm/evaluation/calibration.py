@@ -16,13 +16,13 @@ import numpy as np
 from jax import numpy as jnp
 
 from jdmm.evaluation.prediction import (
-    AS_IT_IS,
     INTERVAL,
+    UNCALIBRATED,
     Calibration,
-    Model,
     batches,
     probability_integral_transform,
 )
+from jdmm.models.base import Model
 from jdmm.series import Series
 
 POSTERIOR = tuple(round(1.1**n, 2) for n in range(-4, 14))
@@ -67,13 +67,13 @@ def calibrate(
     ) -> jax.Array:
         """Weights of what is covered in each series, ``(emission, modality, batch)``."""
         draw_key, emission_key = jax.random.split(key)
-        states = model.draw(variables, seen, draw_key, draws, scale).states
-        drawn = model.decode(variables, states)
+        states = model.posterior_samples(variables, seen, draw_key, draws, scale).states
+        drawn = model.emissions(variables, states)
 
         def covered(emission: jax.Array) -> jax.Array:
             shares = []
             for index, (name, likelihood) in enumerate(model.likelihoods.items()):
-                raw = likelihood.spread(drawn[name], emission)
+                raw = likelihood.rescale(drawn[name], emission)
                 emitted = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
                 off = jnp.abs(probability_integral_transform(emitted, values[name]) - 0.5)
                 inside = off <= LEVEL / 2
@@ -84,7 +84,7 @@ def calibrate(
 
     each_weights = [_weights(case) for case in held_out]
     if not any(weight.any() for case in each_weights for weight in case.values()):
-        return AS_IT_IS
+        return UNCALIBRATED
     cases = [
         (seen, case.values, weights)
         for seen, case, weights in zip(shown, held_out, each_weights, strict=True)

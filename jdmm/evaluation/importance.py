@@ -15,14 +15,15 @@ from jax.scipy import special
 from jax.scipy.stats import norm
 
 from jdmm.errors import InputError
-from jdmm.evaluation.prediction import Model, batches
+from jdmm.evaluation.prediction import batches
+from jdmm.models.base import Model
 from jdmm.series import Series
 
 CHUNK = 100
 """Draws that are held in memory at once."""
 
 
-class Evidence(NamedTuple):
+class LogLikelihoodBounds(NamedTuple):
     """Of every series, ``(batch,)``.
 
     bounds: K -> bound on log p(x), in nats.
@@ -41,8 +42,8 @@ def log_weights(
     x is what is observed of `series`. What a model draws beside z, such as missing values that it
     feeds back to itself, it draws from p, so that it cancels.
     """
-    chain = model.draw(variables, series, key, count)
-    raw = model.decode(variables, chain.states)
+    chain = model.posterior_samples(variables, series, key, count)
+    raw = model.emissions(variables, chain.states)
     total = jnp.zeros((count, series.batch))
     for name, likelihood in model.likelihoods.items():
         value = jnp.broadcast_to(series.values[name], (count, *series.values[name].shape))
@@ -55,7 +56,7 @@ def log_weights(
     return total + jnp.sum(jnp.where(series.valid[None], jnp.sum(ratio, -1), 0.0), -1)
 
 
-def bound(weights: Any, count: int) -> Any:
+def importance_bound(weights: Any, count: int) -> Any:
     """The bound of `count` draws, averaged over as many groups as there are: ``(batch,)``."""
     groups = weights[: len(weights) // count * count].reshape(-1, count, *weights.shape[1:])
     return jnp.mean(special.logsumexp(groups, axis=1) - jnp.log(count), 0)
@@ -66,14 +67,14 @@ def effective_draws(weights: Any) -> Any:
     return jnp.exp(2 * special.logsumexp(weights, axis=0) - special.logsumexp(2 * weights, axis=0))
 
 
-def evidence(
+def log_likelihood_bounds(
     model: Model,
     variables: Any,
     series: Series,
     key: jax.Array,
     counts: Sequence[int] = (1, 10, 100),
     batch_size: int = 100,
-) -> Evidence:
+) -> LogLikelihoodBounds:
     """Bounds for every K of `counts`, from the same draws; compiled once.
 
     Raises:
@@ -93,6 +94,6 @@ def evidence(
     pieces = []
     for index, rows in enumerate(batches(series.batch, batch_size)):
         weights = one(variables, series.take(rows), jax.random.fold_in(key, index))
-        bounds = {count: bound(weights, count) for count in counts}
-        pieces.append(jax.device_get(Evidence(bounds, effective_draws(weights))))
+        bounds = {count: importance_bound(weights, count) for count in counts}
+        pieces.append(jax.device_get(LogLikelihoodBounds(bounds, effective_draws(weights))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)

@@ -4,43 +4,19 @@ Works with any model that has `infer`, `draw`, `decode` and `likelihoods`.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Moments
-from jdmm.inference.smoothing import SmoothedPosterior
-from jdmm.likelihoods import Likelihood, Raw, mixture_log_prob
+from jdmm.likelihoods import mixture_log_prob
+from jdmm.models.base import Model, Variables
 from jdmm.series import Series
 
-Variables = Any
 INTERVAL = (0.025, 0.975)
 """Quantiles that bound the central 95 % interval."""
-
-
-class Model(Protocol):
-    """What prediction asks of a model."""
-
-    @property
-    def likelihoods(self) -> dict[str, Likelihood]:
-        """Modality -> likelihood."""
-        ...
-
-    def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
-        """The most probable sequence of states, ``(batch, time, ...)``."""
-        ...
-
-    def draw(
-        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
-    ) -> SmoothedPosterior:
-        """Draws from the posterior, ``(count, batch, time, ...)``, their noise times `scale`."""
-        ...
-
-    def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
-        """Raw likelihood outputs of every modality."""
-        ...
 
 
 class Calibration(NamedTuple):
@@ -54,7 +30,7 @@ class Calibration(NamedTuple):
     emission: float = 1.0
 
 
-AS_IT_IS = Calibration()
+UNCALIBRATED = Calibration()
 """The model's own posterior and emissions."""
 
 
@@ -88,7 +64,7 @@ def predict(
     key: jax.Array,
     draws: int = 100,
     targets: Series | None = None,
-    calibration: Calibration = AS_IT_IS,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Prediction:
     """Predicts every value of a batch from what is observed of it; see `Prediction`.
 
@@ -97,13 +73,13 @@ def predict(
     what is said of uncertainty; the means are the model's own.
     """
     infer_key, draw_key, emission_key = jax.random.split(key, 3)
-    chain = model.infer(variables, series, infer_key)
-    raw = model.decode(variables, chain.states)
-    inflated = model.draw(variables, series, draw_key, draws, calibration.posterior)
-    drawn = model.decode(variables, inflated.states)
+    chain = model.posterior_mean(variables, series, infer_key)
+    raw = model.emissions(variables, chain.states)
+    inflated = model.posterior_samples(variables, series, draw_key, draws, calibration.posterior)
+    drawn = model.emissions(variables, inflated.states)
     mean, sd, lower, upper, log_prob, pit, crps = ({} for _ in range(7))
     for index, (name, likelihood) in enumerate(model.likelihoods.items()):
-        drawn[name] = likelihood.spread(drawn[name], calibration.emission)
+        drawn[name] = likelihood.rescale(drawn[name], calibration.emission)
         emitted = likelihood.sample(drawn[name], jax.random.fold_in(emission_key, index))
         mean[name] = likelihood.mean(raw[name])
         emitted = jnp.sort(emitted, 0)
@@ -161,7 +137,7 @@ def predict_all(
     draws: int = 100,
     targets: Series | None = None,
     batch_size: int = 100,
-    calibration: Calibration = AS_IT_IS,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Prediction:
     """`predict` in batches, compiled once, as numpy arrays."""
 

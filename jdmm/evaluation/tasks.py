@@ -25,8 +25,8 @@ def reconstruction(key: jax.Array, series: Series) -> Keep:
 def drop_half(key: jax.Array, series: Series) -> Keep:
     """A random half of the steps of each modality is hidden, independently."""
     names = sorted(series.values)
-    draws = corruption.uniform(key, series, series.time * len(names))
-    orders = draws.reshape(series.batch, series.time, len(names))
+    draws = corruption.uniform(key, series, series.num_steps * len(names))
+    orders = draws.reshape(series.batch, series.num_steps, len(names))
     return {
         name: corruption.scattered(orders[..., number], series, 0.5)
         for number, name in enumerate(names)
@@ -57,8 +57,8 @@ def weak_supervision(key: jax.Array, series: Series) -> Keep:
     """The first and the last 25 % are hidden, and a random half of the rest of each modality."""
     middle = corruption.segment(series, 0.25, 0.75)
     names = sorted(series.values)
-    draws = corruption.uniform(key, series, series.time * len(names))
-    orders = draws.reshape(series.batch, series.time, len(names))
+    draws = corruption.uniform(key, series, series.num_steps * len(names))
+    orders = draws.reshape(series.batch, series.num_steps, len(names))
     orders = jnp.where(middle, orders, jnp.inf)  # a quarter of all is half of the middle
     return {
         name: middle & corruption.scattered(orders[..., number], series, 0.25)

@@ -26,7 +26,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(TERMINATED)
     except Exception:
         traceback.print_exc()
-        parallel.leave(FAILURE)
+        parallel.exit_process(FAILURE)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -47,7 +47,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _exit(error: Exception, status: int) -> None:
     _tell(error)
-    parallel.leave(status)
+    parallel.exit_process(status)
 
 
 def _tell(error: Exception) -> None:

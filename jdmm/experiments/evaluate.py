@@ -14,10 +14,11 @@ from jax import numpy as jnp
 
 from jdmm.data.spirals import Split
 from jdmm.evaluation import calibration, importance, tasks
-from jdmm.evaluation.prediction import AS_IT_IS, Calibration, predict_all
+from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, predict_all
 from jdmm.experiments import report, settings
 from jdmm.experiments.logs import replace_text
-from jdmm.experiments.settings import Config, Model
+from jdmm.experiments.settings import Config
+from jdmm.models.base import ExactLikelihood, GradientModel, Model
 from jdmm.series import Series
 from jdmm.training import loop
 from jdmm.training.progress import Progress, Scorer
@@ -40,19 +41,19 @@ def seed_dirs(config: Config, workdir: Path) -> dict[int, Path]:
     return {seed: workdir / f"seed-{seed}" for seed in seeds}
 
 
-def validation_scorer(config: Config, model: Model, series: Series) -> Scorer:
+def validation_scorer(config: Config, model: GradientModel, series: Series) -> Scorer:
     """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
     names = tuple(config.eval.tasks)
     shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
     truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
     loss = loop.loss_scorer(model, series, config.eval.seed)
-    quick = model.quick  # this runs often
+    quick = model.for_validation  # this runs often
     key = jax.random.key(config.eval.seed)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, None, None))
     def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
-        raw = quick.decode(variables, quick.infer(variables, shown, key).states)
+        raw = quick.emissions(variables, quick.posterior_mean(variables, shown, key).states)
         mean = {name: model.likelihoods[name].mean(raw[name]) for name in raw}
         each = tasks.squared_error(mean, truth.values, truth.observed)
         return jnp.mean(each.reshape(len(names), -1), 1)
@@ -157,7 +158,7 @@ def _evaluate_seed(
             name: tasks.score(prediction, seen, targets, clean)
             for name, (prediction, seen) in outcomes.items()
         },
-        "evidence": _evidence(config, model, variables, targets),
+        "log_likelihood": _log_likelihood(config, model, variables, targets),
     }
     suffix = _suffix(split)
     figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
@@ -166,16 +167,18 @@ def _evaluate_seed(
     return results
 
 
-def _evidence(config: Config, model: Model, variables: Any, series: Series) -> dict[str, float]:
+def _log_likelihood(
+    config: Config, model: Model, variables: Any, series: Series
+) -> dict[str, float]:
     """Log-likelihood in nats per time step, exact, or bounds and the effective number of draws."""
     steps = float(np.sum(series.lengths))
-    if hasattr(model, "log_likelihood"):
+    if isinstance(model, ExactLikelihood):
         return {"exact": float(jnp.sum(jax.jit(model.log_likelihood)(variables, series)) / steps)}
     if not config.eval.get("importance"):
         return {}
     key, counts = jax.random.key(config.eval.seed), config.eval.importance
     size = config.eval.batch_size
-    weighed = importance.evidence(model, variables, series, key, counts, size)
+    weighed = importance.log_likelihood_bounds(model, variables, series, key, counts, size)
     bounds = {f"bound{count}": float(each.sum() / steps) for count, each in weighed.bounds.items()}
     return {**bounds, "effective_draws": float(weighed.effective.mean())}
 
@@ -189,7 +192,7 @@ def calibrated(
 ) -> Calibration:
     """The scales kept in `directory` for these variables, or chosen on validation series now."""
     if not config.eval.calibrate:
-        return AS_IT_IS
+        return UNCALIBRATED
     path, mark = directory / "calibration.json", fingerprint(variables)
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_text())

@@ -97,8 +97,8 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         *table(results),
         "",
         "Chosen on validation series: posterior draws with {posterior:g} times their noise, "
-        "emissions with {emission:g} times their spread.".format(**results["calibration"]),
-        *_evidence(results),
+        "emissions with {emission:g} times their mean_and_sd.".format(**results["calibration"]),
+        *_log_likelihood(results),
     ]
     for figure in figures:
         title = figure.removesuffix(".png").replace("_", " ")
@@ -133,18 +133,19 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "validation_score": [results["validation_score"] for results in each],
         "tasks": {
             task: {
-                name: spread([results["tasks"][task][name] for results in each]) for name in scores
+                name: mean_and_sd([results["tasks"][task][name] for results in each])
+                for name in scores
             }
             for task, scores in first["tasks"].items()
         },
-        "evidence": {
-            name: spread([results["evidence"][name] for results in each])
-            for name in first["evidence"]
+        "log_likelihood": {
+            name: mean_and_sd([results["log_likelihood"][name] for results in each])
+            for name in first["log_likelihood"]
         },
     }
 
 
-def spread(figures: Sequence[Any]) -> dict[str, float]:
+def mean_and_sd(figures: Sequence[Any]) -> dict[str, float]:
     """Mean and sd of the seeds' figures, or of their means over series; no sd of one seed."""
     values = [each["mean"] if isinstance(each, Mapping) else each for each in figures]
     sd = {"sd": float(np.std(values, ddof=1))} if len(values) > 1 else {}
@@ -169,7 +170,7 @@ def write_over_seeds(
         "log-likelihood (nats): mean over seeds (sd).",
         "",
         *table(results),
-        *_evidence(results),
+        *_log_likelihood(results),
         "",
         "| seed | best epoch | report |",
         "|---|---|---|",
@@ -210,9 +211,9 @@ def table(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _evidence(results: Mapping[str, Any]) -> list[str]:
+def _log_likelihood(results: Mapping[str, Any]) -> list[str]:
     """The log-likelihood, in words."""
-    found = dict(results["evidence"])
+    found = dict(results["log_likelihood"])
     if "exact" in found:
         exact = cell(found["exact"], 3)
         return ["", f"Log-likelihood of the complete series in nats per step: {exact}."]

@@ -30,8 +30,8 @@ from jdmm.evaluation.prediction import Prediction, predict_all
 from jdmm.experiments import plotting, settings
 from jdmm.experiments.evaluate import calibrated, evaluate, seed_dirs, seeds_of, validation_scorer
 from jdmm.experiments.logs import MetricsLog
-from jdmm.experiments.settings import Config, Model
-from jdmm.models.base import nothing
+from jdmm.experiments.settings import Config
+from jdmm.models.base import GradientModel, Model, SelfFittingModel, unobserved_series
 from jdmm.series import Series
 from jdmm.training import loop, parallel
 from jdmm.training.checkpoints import Checkpoints, separate
@@ -63,7 +63,7 @@ def train_and_evaluate(
     """
     workdir = Path(workdir)
     model, data, progress = train(config, workdir, devices)
-    return evaluate(config, workdir, model, progress, data, "test") if parallel.leads() else {}
+    return evaluate(config, workdir, model, progress, data, "test") if parallel.is_primary() else {}
 
 
 def train(
@@ -71,13 +71,14 @@ def train(
 ) -> tuple[Model, dict[str, Split], Progress]:
     """`train_and_evaluate` up to the test series, which it leaves alone; raises the same."""
     settings.check(config)
-    devices = devices or Devices.found()
+    devices = devices or Devices.available()
     data, model = settings.load_data(config), settings.build_model(config)
     series = data["train"].noisy
-    if not settings.is_trained(config):
-        if parallel.leads():
+    if isinstance(model, SelfFittingModel):
+        if parallel.is_primary():
             _claim(config, workdir)
         return model, data, _fit(model, series)
+    assert isinstance(model, GradientModel)
     how = settings.train_settings(config)
     devices.check(how.batch_size)
     if how.batch_size > series.batch:
@@ -85,15 +86,18 @@ def train(
             f"expected batch_size of at most the {series.batch} training series, "
             f"got {how.batch_size}"
         )
-    if parallel.leads():
+    if parallel.is_primary():
         _claim(config, workdir)
-    with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints, parallel.peers():
+    with (
+        contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
+        parallel.report_lost_peers(),
+    ):
         progress = _resume(checkpoints, loop.start(model, series, how, seeds_of(config)))
         _train(config, workdir, model, how, data, progress, checkpoints, devices)
     return model, data, progress
 
 
-def _fit(model: Model, series: Series) -> Progress:
+def _fit(model: SelfFittingModel, series: Series) -> Progress:
     """A model that fits itself, in seconds, so that nothing needs to be kept."""
     began = time.perf_counter()
     best = jax.tree.map(lambda leaf: np.asarray(leaf)[None], model.fit(series))
@@ -104,7 +108,7 @@ def _fit(model: Model, series: Series) -> Progress:
 def _train(
     config: Config,
     workdir: Path,
-    model: Model,
+    model: GradientModel,
     how: TrainSettings,
     data: dict[str, Split],
     progress: Progress,
@@ -115,7 +119,7 @@ def _train(
     series = data["train"].noisy
     compilations = Compilations()
     score = validation_scorer(config, model, data["validation"].noisy)
-    leads = parallel.leads()
+    leads = parallel.is_primary()
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(
@@ -135,7 +139,7 @@ def _train(
             series,
             how,
             progress,
-            lambda variables: parallel.agree(score(variables) if leads else None),
+            lambda variables: parallel.broadcast(score(variables) if leads else None),
             interrupted,
             bar.update,
             devices,
@@ -168,9 +172,9 @@ def _told(cost: StepCost, devices: Devices) -> str:
 
 def _resume(checkpoints: Checkpoints, fresh: Progress) -> Progress:
     """The latest progress, or the fresh one: what process 0 finds, in all processes."""
-    found = checkpoints.restore(fresh) if parallel.leads() else None
+    found = checkpoints.restore(fresh) if parallel.is_primary() else None
     arrays, figures = separate(found or fresh)
-    return Progress(**parallel.agree_on_arrays(arrays), **parallel.agree(figures))
+    return Progress(**parallel.broadcast_arrays(arrays), **parallel.broadcast(figures))
 
 
 def evaluate_workdir(workdir: str | os.PathLike[str], split: str = "test") -> dict[str, Any]:
@@ -209,9 +213,9 @@ def sample_workdir(
     @jax.jit
     def draw(variables: Any, key: jax.Array) -> dict[str, jax.Array]:
         state_key, emission_key = jax.random.split(key)
-        states = model.sample(variables, state_key, count, time, reverse)
+        states = model.prior_samples(variables, state_key, count, time, reverse)
         drawn = {}
-        for index, (name, raw) in enumerate(model.decode(variables, states).items()):
+        for index, (name, raw) in enumerate(model.emissions(variables, states).items()):
             likelihood = model.likelihoods[name]
             drawn[f"{name}_mean"] = likelihood.mean(raw)
             drawn[name] = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
@@ -297,10 +301,14 @@ def _restore(workdir: Path) -> tuple[Config, Model, Progress]:
     """Configuration, model and latest progress of a work directory."""
     config = settings.load_config(workdir / "config.json")
     model = settings.build_model(config)
-    if not settings.is_trained(config):
+    if isinstance(model, SelfFittingModel):
         return config, model, _fit(model, settings.load_data(config)["train"].noisy)
+    assert isinstance(model, GradientModel)
     like = loop.start(
-        model, nothing(model.modalities, 1, 1), settings.train_settings(config), seeds_of(config)
+        model,
+        unobserved_series(model.modalities, 1, 1),
+        settings.train_settings(config),
+        seeds_of(config),
     )
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)

@@ -10,16 +10,14 @@ from ml_collections import ConfigDict
 
 from jdmm.data import corruption
 from jdmm.data.corruption import Deletions, Withheld
+from jdmm.data.modality import Modality
 from jdmm.data.spirals import Split, load_spirals
 from jdmm.errors import InputError
 from jdmm.evaluation.tasks import TASKS
 from jdmm.experiments.logs import replace_text
 from jdmm.models import MODELS
-from jdmm.models.base import Config, Modality, at_least
+from jdmm.models.base import Config, Model, SelfFittingModel, check_at_least
 from jdmm.training.schedule import TrainSettings
-
-Model = Any
-"""One of `MODELS`."""
 
 MODALITIES = {"spirals": (Modality("x"), Modality("y"))}
 """Data set -> the modalities of its series."""
@@ -43,7 +41,7 @@ def build_model(config: Config) -> Model:
 
 def is_trained(config: Config) -> bool:
     """Whether the model is trained step by step, and does not fit itself."""
-    return not hasattr(MODELS.get(config.model.name), "fit")
+    return not issubclass(MODELS[config.model.name], SelfFittingModel)
 
 
 def train_settings(config: Config) -> TrainSettings:
@@ -88,7 +86,7 @@ def check(config: Config) -> None:
         if is_trained(config):
             train_settings(config)
             for count in config.eval.importance:
-                at_least("eval.importance", count, 1)
+                check_at_least("eval.importance", count, 1)
             if config.eval.select not in ("score", "loss"):
                 raise InputError(
                     f"expected eval.select 'score' or 'loss', got {config.eval.select!r}"
@@ -100,13 +98,13 @@ def check(config: Config) -> None:
             )
         Withheld(**config.data.withheld)
         evaluation = config.eval
-        at_least("seeds", config.seeds, 1)
+        check_at_least("seeds", config.seeds, 1)
         last = config.seed + config.seeds - 1
         for name, seed in (("seed", config.seed), ("seed", last), ("eval.seed", evaluation.seed)):
             if not 0 <= seed < 2**32:
                 raise InputError(f"expected {name} within 0..{2**32 - 1}, got {seed}")
-        at_least("eval.draws", evaluation.draws, 2)
-        at_least("eval.batch_size", evaluation.batch_size, 1)
+        check_at_least("eval.draws", evaluation.draws, 2)
+        check_at_least("eval.batch_size", evaluation.batch_size, 1)
         if not evaluation.tasks:
             raise InputError("expected at least one of eval.tasks, got none")
         for task in evaluation.tasks:

@@ -69,7 +69,7 @@ def run_study(study: Study, workdir: Path, only: int | None = None) -> None:
     for name in names if only is None else [names[only]]:
         if len(finished(study[name], workdir / name)) < study[name].seeds:
             run.train_and_evaluate(study[name], workdir / name)
-    if parallel.leads():
+    if parallel.is_primary():
         summarise(study, workdir)
 
 
@@ -98,20 +98,20 @@ def summarise(study: Study, workdir: Path) -> list[Record]:
         lines = [f"# {workdir.name}", "", *tables(records), "", "![](figures/scores.png)"]
         replace_text(workdir / "study.md", "\n".join(lines) + "\n")
         plotting.save(
-            plotting.scores(spread(records, "mse_noisy"), "MSE, noisy"),
+            plotting.scores(scores_by_task(records, "mse_noisy"), "MSE, noisy"),
             workdir / "figures/scores.png",
         )
     return records
 
 
-def spread(records: list[Record], score: str) -> dict[str, dict[str, dict[str, float]]]:
+def scores_by_task(records: list[Record], score: str) -> dict[str, dict[str, dict[str, float]]]:
     """Task -> run -> mean and sd over its seeds; 0 with one."""
     found: dict[str, dict[str, list[Any]]] = {}
     for record in records:
         for task, scores in record["tasks"].items():
             found.setdefault(task, {}).setdefault(record["name"], []).append(scores[score])
     return {
-        task: {name: report.spread(each) for name, each in runs.items()}
+        task: {name: report.mean_and_sd(each) for name, each in runs.items()}
         for task, runs in found.items()
     }
 
@@ -120,7 +120,7 @@ def tables(records: list[Record]) -> list[str]:
     """One Markdown table per score, runs as rows and tasks as columns, mean (sd) over seeds."""
     lines: list[str] = []
     for score, (heading, digits) in report.COLUMNS.items():
-        by_task = spread(records, score)
+        by_task = scores_by_task(records, score)
         lines += ["", f"| {heading} | {' | '.join(task.replace('_', ' ') for task in by_task)} |"]
         lines.append("|---" * (1 + len(by_task)) + "|")
         for name in dict.fromkeys(record["name"] for record in records):
@@ -135,7 +135,7 @@ def tables(records: list[Record]) -> list[str]:
         own = [record for record in records if record["name"] == name]
         bounds = ", ".join(
             f"{key.removeprefix('bound')}: {np.mean([each['evidence'][key] for each in own]):.3f}"
-            for key in own[0]["evidence"]
+            for key in own[0]["log_likelihood"]
             if key != "effective_draws"
         )
         epochs = ", ".join(str(record["best_epoch"] or "-") for record in own)
@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> None:
     if not hasattr(module, "get_study"):
         raise InputError(f"expected --trials=N for the search of {arguments[1]}, got none")
     run_study(module.get_study(), workdir, options.run)
-    if parallel.leads():
+    if parallel.is_primary():
         print((workdir / "study.md").read_text() if (workdir / "study.md").exists() else "")
 
 

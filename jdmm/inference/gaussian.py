@@ -1,36 +1,43 @@
-"""Diagonal Gaussians: natural parameters to combine them, moments to sample and to score them.
+"""Diagonal Gaussians, in natural parameters and in moments.
 
-All functions are elementwise: any shapes that broadcast with equal rank will do, and the caller
-reduces. A missing expert is ``(precision, shift) = (0, 0)``, the neutral element of the product.
+Natural parameters combine Gaussians; moments sample and score them. All functions are elementwise
+over arrays that broadcast with equal rank; the caller reduces. A missing expert is
+``(precision, weighted_mean) = (0, 0)``, the neutral element of the product.
 """
 
 from typing import NamedTuple
 
-import jax
 from jax import numpy as jnp
+from jaxtyping import Bool, Float
+
+from jdmm.series import Array
 
 FLOOR = 1e-8
-"""The one floor: of a precision turned into a variance, and of a variance turned into a precision.
+"""Smallest precision that becomes a variance, and smallest variance that becomes a precision.
 
-Network standard deviations are at least 1e-3, so it only guards improper or degenerate input.
+Standard deviations of networks are at least 1e-3, so the floor guards degenerate input only.
 """
 
 
 class Gaussian(NamedTuple):
-    """Natural parameters: ``precision`` = 1 / variance and ``shift`` = precision * mean."""
+    """Natural parameters.
 
-    precision: jax.Array
-    shift: jax.Array
+    precision: 1 / variance.
+    weighted_mean: the precision-weighted mean, precision * mean.
+    """
+
+    precision: Float[Array, "..."]
+    weighted_mean: Float[Array, "..."]
 
 
 class Moments(NamedTuple):
     """Mean and variance of a proper Gaussian."""
 
-    mean: jax.Array
-    variance: jax.Array
+    mean: Float[Array, "..."]
+    variance: Float[Array, "..."]
 
     @property
-    def sd(self) -> jax.Array:
+    def sd(self) -> Float[Array, "..."]:
         """Standard deviation."""
         return jnp.sqrt(self.variance)
 
@@ -44,24 +51,23 @@ def natural(moments: Moments) -> Gaussian:
 def moments(gaussian: Gaussian) -> Moments:
     """Mean and variance of a Gaussian given by its natural parameters."""
     variance = 1.0 / jnp.maximum(gaussian.precision, FLOOR)
-    return Moments(variance * gaussian.shift, variance)
+    return Moments(variance * gaussian.weighted_mean, variance)
 
 
 def product(*experts: Gaussian) -> Gaussian:
-    """Product of experts: natural parameters add up (Cao & Fleet 2014)."""
-    return Gaussian(sum(e.precision for e in experts), sum(e.shift for e in experts))  # type: ignore[arg-type]
+    """Product of experts: the natural parameters add up (Cao & Fleet 2014)."""
+    precision, weighted_mean = (sum(leaves) for leaves in zip(*experts, strict=True))
+    return Gaussian(precision, weighted_mean)  # type: ignore[arg-type]
 
 
 def quotient(numerator: Gaussian, denominator: Gaussian) -> Gaussian:
-    """Quotient of two densities; proper only where the numerator's precision is the larger."""
-    return Gaussian(
-        numerator.precision - denominator.precision, numerator.shift - denominator.shift
-    )
+    """Quotient of two densities; proper only where the numerator has the larger precision."""
+    return Gaussian(*(a - b for a, b in zip(numerator, denominator, strict=True)))
 
 
-def mask(gaussian: Gaussian, keep: jax.Array) -> Gaussian:
-    """`gaussian` where `keep` holds and the neutral expert (0, 0) elsewhere."""
-    return Gaussian(jnp.where(keep, gaussian.precision, 0.0), jnp.where(keep, gaussian.shift, 0.0))
+def mask(gaussian: Gaussian, keep: Bool[Array, "..."]) -> Gaussian:
+    """`gaussian` where `keep` holds, the neutral expert (0, 0) elsewhere."""
+    return Gaussian(*(jnp.where(keep, leaf, 0.0) for leaf in gaussian))
 
 
 def condition(prior: Moments, expert: Moments) -> Moments:
@@ -79,29 +85,29 @@ def condition(prior: Moments, expert: Moments) -> Moments:
 def moment_match(components: Moments, axis: int) -> Moments:
     """Mean and variance of an equally weighted Gaussian mixture along `axis` (Huber et al. 2011).
 
-    In the centred form: E[m^2] - E[m]^2 can turn negative in float32.
+    The variance is computed in its centred form: E[m^2] - E[m]^2 can turn negative in float32.
     """
     mean = jnp.mean(components.mean, axis, keepdims=True)
     variance = jnp.mean(components.variance + (components.mean - mean) ** 2, axis)
     return Moments(jnp.squeeze(mean, axis), variance)
 
 
-def kl(q: Moments, p: Moments) -> jax.Array:
+def kl(q: Moments, p: Moments) -> Float[Array, "..."]:
     """Elementwise Kullback-Leibler divergence KL(q || p) in nats."""
     ratio = q.variance / p.variance
     return 0.5 * (ratio - 1.0 - jnp.log(ratio) + (q.mean - p.mean) ** 2 / p.variance)
 
 
-def sample(gaussian: Moments, noise: jax.Array) -> jax.Array:
-    """A draw, reparameterised from standard normal `noise`."""
+def sample(gaussian: Moments, noise: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A sample, reparameterised from standard normal `noise`."""
     return gaussian.mean + gaussian.sd * noise
 
 
-def sigma_points(latent: int) -> jax.Array:
-    """``(latent, 2 * latent)`` offsets in units of sd: one dimension at a time, +-sqrt(latent).
+def sigma_points(latent: int) -> Float[Array, "latent point"]:
+    """Offsets ``(latent, 2 * latent)`` in units of sd: +-sqrt(latent) along one dimension each.
 
-    Their mean is 0 and their second moments are the identity, so a linear map of them has the
-    exact mean and variance (Julier & Uhlmann 1997, without the central point).
+    Their mean is 0 and their second moment the identity, so they are exact in mean and variance
+    for linear maps (Julier & Uhlmann 1997, without the central point).
     """
     axes = jnp.sqrt(float(latent)) * jnp.eye(latent)
     return jnp.concatenate([axes, -axes], axis=1)

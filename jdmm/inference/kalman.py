@@ -2,131 +2,171 @@
 
     z_1 ~ N(m, V)    z_t = A z_{t-1} + b + N(0, Q)    x_t = C z_t + d + N(0, R), R diagonal
 
-Any value may be missing: an update adds the precisions of what is observed at a step.
+Any value may be missing: an update adds the precisions of what is observed at a step. All functions
+take one series; `jax.vmap` gives batches.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jaxtyping import Bool, Float
+
+from jdmm.series import Array
 
 
 class Parameters(NamedTuple):
-    """Of the model above, with D states and F features.
+    """Of the model above, with D latent dimensions and F features.
 
-    mean, covariance: m ``(D,)`` and V ``(D, D)`` of the first state.
-    transition, drift, noise: A ``(D, D)``, b ``(D,)`` and Q ``(D, D)``.
-    emission, offset, variance: C ``(F, D)``, d ``(F,)`` and the diagonal of R ``(F,)``.
+    initial_mean, initial_covariance: m ``(D,)`` and V ``(D, D)``.
+    dynamics, dynamics_bias, dynamics_covariance: A ``(D, D)``, b ``(D,)`` and Q ``(D, D)``.
+    emission, emission_bias, emission_variance: C ``(F, D)``, d ``(F,)`` and the diagonal of R.
     """
 
-    mean: Any
-    covariance: Any
-    transition: Any
-    drift: Any
-    noise: Any
+    initial_mean: Any
+    initial_covariance: Any
+    dynamics: Any
+    dynamics_bias: Any
+    dynamics_covariance: Any
     emission: Any
-    offset: Any
-    variance: Any
+    emission_bias: Any
+    emission_variance: Any
 
 
-class Filtered(NamedTuple):
-    """Of one series: predicted and filtered moments ``(time, ...)``, and log p(x) in nats."""
+class KalmanFilter(NamedTuple):
+    """Moments of the states of one series given x_{1:t-1} and x_{1:t}, and log p(x) in nats."""
 
-    predicted_mean: jax.Array
-    predicted_covariance: jax.Array
-    mean: jax.Array
-    covariance: jax.Array
-    log_likelihood: jax.Array
+    predicted_mean: Float[Array, "time latent"]
+    predicted_covariance: Float[Array, "time latent latent"]
+    filtered_mean: Float[Array, "time latent"]
+    filtered_covariance: Float[Array, "time latent latent"]
+    log_likelihood: Float[Array, ""]
 
 
-def kalman_filter(parameters: Parameters, values: jax.Array, seen: jax.Array) -> Filtered:
-    """The filter of one series, ``(time, feature)`` values and masks."""
+class KalmanSmoother(NamedTuple):
+    """Moments of the states of one series given x_{1:T}, and log p(x) in nats.
+
+    cross_covariance: Cov(z_{t+1}, z_t | x) for t = 1..T-1.
+    """
+
+    mean: Float[Array, "time latent"]
+    covariance: Float[Array, "time latent latent"]
+    cross_covariance: Float[Array, "time-1 latent latent"]
+    log_likelihood: Float[Array, ""]
+
+
+def kalman_filter(
+    parameters: Parameters,
+    values: Float[Array, "time feature"],
+    observed: Bool[Array, "time feature"],
+) -> KalmanFilter:
+    """The filter in information form, so that a missing value is a precision of 0."""
     p = parameters
 
     def _step(carry, inputs):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
         mean, covariance = carry
         value, mask = inputs
-        weight = jnp.where(mask, 1 / p.variance, 0.0)
-        surprise = jnp.where(mask, value - p.emission @ mean - p.offset, 0.0)
-        gathered = p.emission.T @ (weight * surprise)
-        # (V^-1 + C' W C)^-1 = (1 + V C' W C)^-1 V, which V may be singular for
-        inner = jnp.eye(len(mean)) + covariance @ (p.emission.T * weight[None]) @ p.emission
+        precision = jnp.where(mask, 1 / p.emission_variance, 0.0)
+        innovation = jnp.where(mask, value - p.emission @ mean - p.emission_bias, 0.0)
+        information = p.emission.T @ (precision * innovation)
+        # (V^-1 + C' W C)^-1 = (1 + V C' W C)^-1 V, which also holds for a singular V
+        inner = jnp.eye(len(mean)) + covariance @ (p.emission.T * precision[None]) @ p.emission
         updated = symmetric(jnp.linalg.solve(inner, covariance))
-        quadratic = jnp.sum(weight * surprise**2) - gathered @ updated @ gathered
-        constants = jnp.sum(jnp.where(mask, jnp.log(2 * jnp.pi * p.variance), 0.0))
+        quadratic = jnp.sum(precision * innovation**2) - information @ updated @ information
+        constants = jnp.sum(jnp.where(mask, jnp.log(2 * jnp.pi * p.emission_variance), 0.0))
         log_prob = -0.5 * (quadratic + constants + jnp.linalg.slogdet(inner)[1])
-        filtered = mean + updated @ gathered
-        ahead = p.transition @ filtered + p.drift
-        spread = symmetric(p.transition @ updated @ p.transition.T + p.noise)
-        return (ahead, spread), Filtered(mean, covariance, filtered, updated, log_prob)
+        filtered = mean + updated @ information
+        next_mean = p.dynamics @ filtered + p.dynamics_bias
+        next_covariance = symmetric(p.dynamics @ updated @ p.dynamics.T + p.dynamics_covariance)
+        return (next_mean, next_covariance), (mean, covariance, filtered, updated, log_prob)
 
-    _, steps = jax.lax.scan(_step, (p.mean, p.covariance), (values, seen))
-    return steps._replace(log_likelihood=jnp.sum(steps.log_likelihood))
+    start = (p.initial_mean, p.initial_covariance)
+    _, (*moments, log_prob) = jax.lax.scan(_step, start, (values, observed))
+    return KalmanFilter(*moments, log_likelihood=jnp.sum(log_prob))
 
 
-def smoothing_inputs(parameters: Parameters, filtered: Filtered) -> tuple[jax.Array, ...]:
-    """What the smoother needs at t = 1..T-1, ``(time - 1, ...)``.
+def smoother_gains(
+    parameters: Parameters, filtered: KalmanFilter
+) -> Float[Array, "time-1 latent latent"]:
+    """J_t = V_{t|t} A' V_{t+1|t}^-1 for t = 1..T-1 (Rauch, Tung & Striebel 1965)."""
 
-    J_t of Rauch, Tung & Striebel, filtered mean and covariance, and those predicted of t + 1.
-    """
+    def gain(covariance: jax.Array, predicted: jax.Array) -> jax.Array:
+        return jnp.linalg.solve(predicted, parameters.dynamics @ covariance).T
 
-    def gain(covariance: jax.Array, ahead: jax.Array) -> jax.Array:
-        return jnp.linalg.solve(ahead, parameters.transition @ covariance).T
-
-    own, ahead = filtered.covariance[:-1], filtered.predicted_covariance[1:]
-    gains = jax.vmap(gain)(own, ahead)
-    return gains, filtered.mean[:-1], own, filtered.predicted_mean[1:], ahead
+    return jax.vmap(gain)(filtered.filtered_covariance[:-1], filtered.predicted_covariance[1:])
 
 
 def kalman_smoother(
-    parameters: Parameters, values: jax.Array, seen: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Means, covariances and Cov(z_{t+1}, z_t | x) of one series, and its log-likelihood."""
-    filtered = kalman_filter(parameters, values, seen)
+    parameters: Parameters,
+    values: Float[Array, "time feature"],
+    observed: Bool[Array, "time feature"],
+) -> KalmanSmoother:
+    """The Rauch-Tung-Striebel smoother."""
+    filtered = kalman_filter(parameters, values, observed)
 
     def _step(carry, inputs):
-        """p(z_{t+1} | x) -> p(z_t | x)."""
+        """p(z_{t+1} | x_{1:T}) -> p(z_t | x_{1:T})."""
         mean, covariance = carry
-        gain, own_mean, own, ahead_mean, ahead = inputs
+        gain, filtered_mean, filtered_covariance, predicted_mean, predicted_covariance = inputs
         cross = covariance @ gain.T
-        mean = own_mean + gain @ (mean - ahead_mean)
-        covariance = symmetric(own + gain @ (covariance - ahead) @ gain.T)
+        mean = filtered_mean + gain @ (mean - predicted_mean)
+        change = gain @ (covariance - predicted_covariance) @ gain.T
+        covariance = symmetric(filtered_covariance + change)
         return (mean, covariance), (mean, covariance, cross)
 
-    last = (filtered.mean[-1], filtered.covariance[-1])
-    inputs = smoothing_inputs(parameters, filtered)
+    last = (filtered.filtered_mean[-1], filtered.filtered_covariance[-1])
+    inputs = _backward_inputs(parameters, filtered)
     _, (means, covariances, crosses) = jax.lax.scan(_step, last, inputs, reverse=True)
     means, covariances = (
         jnp.concatenate([leaf, end[None]])
         for leaf, end in zip((means, covariances), last, strict=True)
     )
-    return means, covariances, crosses, filtered.log_likelihood
+    return KalmanSmoother(means, covariances, crosses, filtered.log_likelihood)
 
 
-def draw_states(
-    parameters: Parameters, values: jax.Array, seen: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """An exact posterior draw of one series' states, ``(time, latent)``, from normal `noise`."""
-    filtered = kalman_filter(parameters, values, seen)
+def sample_posterior(
+    parameters: Parameters,
+    values: Float[Array, "time feature"],
+    observed: Bool[Array, "time feature"],
+    noise: Float[Array, "time latent"],
+) -> Float[Array, "time latent"]:
+    """An exact joint sample of the states given x_{1:T}, by backward sampling.
 
-    def root(covariance: jax.Array) -> jax.Array:
-        spread, directions = jnp.linalg.eigh(covariance)
-        return directions * jnp.sqrt(jnp.maximum(spread, 0.0))[None]
+    Each state is sampled from p(z_t | z_{t+1}, x_{1:t}), with standard normal `noise`.
+    """
+    filtered = kalman_filter(parameters, values, observed)
+
+    def square_root(covariance: jax.Array) -> jax.Array:
+        # of a singular matrix too, where a Cholesky factor would be NaN
+        eigenvalues, directions = jnp.linalg.eigh(covariance)
+        return directions * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))[None]
 
     def _step(state, inputs):
         """z_{t+1} -> z_t."""
-        gain, mean, covariance, ahead_mean, ahead, own = inputs
-        conditional = root(symmetric(covariance - gain @ ahead @ gain.T))
-        state = mean + gain @ (state - ahead_mean) + conditional @ own
+        (gain, mean, covariance, predicted_mean, predicted_covariance), own = inputs
+        conditional = symmetric(covariance - gain @ predicted_covariance @ gain.T)
+        state = mean + gain @ (state - predicted_mean) + square_root(conditional) @ own
         return state, state
 
-    last = filtered.mean[-1] + root(filtered.covariance[-1]) @ noise[-1]
-    inputs = (*smoothing_inputs(parameters, filtered), noise[:-1])
+    root = square_root(filtered.filtered_covariance[-1])
+    last = filtered.filtered_mean[-1] + root @ noise[-1]
+    inputs = (_backward_inputs(parameters, filtered), noise[:-1])
     _, states = jax.lax.scan(_step, last, inputs, reverse=True)
     return jnp.concatenate([states, last[None]])
 
 
-def symmetric(matrix: jax.Array) -> jax.Array:
-    """The symmetric part of ``(..., D, D)``."""
+def symmetric(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
+    """The symmetric part of a square matrix."""
     return (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
+
+
+def _backward_inputs(parameters: Parameters, filtered: KalmanFilter) -> tuple[jax.Array, ...]:
+    """Gains, filtered moments of step t and predicted moments of step t + 1, t = 1..T-1."""
+    return (
+        smoother_gains(parameters, filtered),
+        filtered.filtered_mean[:-1],
+        filtered.filtered_covariance[:-1],
+        filtered.predicted_mean[1:],
+        filtered.predicted_covariance[1:],
+    )

@@ -1,4 +1,4 @@
-"""From evidence to posteriors over whole sequences: the recursions, wired once for every use."""
+"""Posteriors over whole sequences: the recursions applied to a deep Markov model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,64 +6,65 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
+from jaxtyping import Float
 
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian, smoothing
-from jdmm.inference.filtering import FilteredPosterior, Transition
+from jdmm.inference.filtering import FilteredPosterior, Offsets, Transition
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.smoothing import SmoothedPosterior
+from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
-from jdmm.series import Series
+from jdmm.series import Array, Series
 
 PARTICLES, SIGMA_POINTS = "particles", "sigma_points"
 
 
 @dataclass(frozen=True)
-class Points:
-    """How an expectation over a Gaussian state is taken.
+class Quadrature:
+    """How an expectation over a Gaussian state is computed.
 
     Attributes:
-        kind: "particles" (random) or "sigma_points" (2 * latent fixed points, exact in mean and
-            variance for linear transitions).
-        count: number of particles; sigma points have their own.
+        rule: "sigma_points" (2 * latent fixed points, exact in mean and variance for linear
+            transitions) or "particles" (random points).
+        particles: the number of particles; "sigma_points" does not use it.
     """
 
-    kind: str = PARTICLES
-    count: int = 25
+    rule: str = SIGMA_POINTS
+    particles: int = 25
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be."""
-        if self.kind not in (PARTICLES, SIGMA_POINTS):
+        """Checks the values."""
+        if self.rule not in (PARTICLES, SIGMA_POINTS):
             raise InputError(
-                f"expected moments {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.kind!r}"
+                f"expected quadrature rule {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.rule!r}"
             )
-        if self.count < 1:
-            raise InputError(f"expected particles of at least 1, got {self.count}")
+        if self.particles < 1:
+            raise InputError(f"expected particles of at least 1, got {self.particles}")
 
-    def offsets(self, key: jax.Array, series: Series, latent: int) -> jax.Array:
-        """The offsets that the filters take, in units of sd."""
-        if self.kind == SIGMA_POINTS:
+    def offsets(self, key: jax.Array, series: Series, latent: int) -> Offsets:
+        """The points for the filters, in units of sd."""
+        if self.rule == SIGMA_POINTS:
             return filtering.sigma_points(latent)
-        return filtering.particles(key, self.count, series.index, series.time, latent)
+        return filtering.particles(key, self.particles, series.index, series.num_steps, latent)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A deep Markov model as pure functions of its variables, which the recursions need.
+class StateSpaceModel:
+    """A deep Markov model as pure functions, its variables bound.
 
     Attributes:
         prior: p(z), ``(latent,)``.
-        forward: p(z_t | z_{t-1}) / p(z_t) for one state.
-        backward: p(z_t | z_{t+1}) / p(z_t) for one state.
+        forward: p(z_t | z_{t-1}) / p(z_t).
+        backward: p(z_t | z_{t+1}) / p(z_t).
         encode: each modality's evidence ``(batch, time, latent)``, (0, 0) where it is missing.
-        decode: a modality's raw outputs ``(..., feature)`` from states ``(..., latent)``.
+        decode: a modality's raw emission outputs ``(..., feature)`` from states ``(..., latent)``.
     """
 
     prior: Moments
     forward: Transition
     backward: Transition
     encode: Callable[[Series], dict[str, Gaussian]]
-    decode: Callable[[str, jax.Array], Raw]
+    decode: Callable[[str, Any], Raw]
 
     @property
     def latent(self) -> int:
@@ -72,63 +73,78 @@ class Parts:
 
 
 def filter_backward(
-    parts: Parts, series: Series, key: jax.Array, points: Points
+    ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
 ) -> FilteredPosterior:
     """q(z_t | x_{t+1:T}) and q(z_t | x_{t:T}), ``(batch, time, latent)``."""
-    offsets = points.offsets(key, series, parts.latent)
-    evidence = gaussian.product(*parts.encode(series).values())
-    return filtering.backward_filter(parts.backward, parts.prior, evidence, offsets)
+    offsets = quadrature.offsets(key, series, ssm.latent)
+    evidence = gaussian.product(*ssm.encode(series).values())
+    return filtering.backward_filter(ssm.backward, ssm.prior, evidence, offsets)
 
 
 def filter_forward(
-    parts: Parts, series: Series, key: jax.Array, points: Points
+    ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
 ) -> FilteredPosterior:
     """q(z_t | x_{1:t-1}) and q(z_t | x_{1:t}), ``(batch, time, latent)``."""
-    offsets = points.offsets(key, series, parts.latent)
-    evidence = gaussian.product(*parts.encode(series).values())
-    return filtering.forward_filter(parts.forward, parts.prior, evidence, offsets)
+    offsets = quadrature.offsets(key, series, ssm.latent)
+    evidence = gaussian.product(*ssm.encode(series).values())
+    return filtering.forward_filter(ssm.forward, ssm.prior, evidence, offsets)
 
 
-def map_sequence(parts: Parts, series: Series, key: jax.Array, points: Points) -> SmoothedPosterior:
-    """The recursion of the conditional smoother's means, used for every reconstruction."""
-    filtered = filter_backward(parts, series, key, points).filtered
-    silence = jnp.zeros((series.time, parts.latent, series.batch))
-    return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, silence)
+def posterior_mean_path(
+    ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
+) -> PosteriorPath:
+    """The recursion of conditional smoothing means, ``(batch, time, latent)``.
 
-
-def draw_sequences(
-    parts: Parts, series: Series, key: jax.Array, points: Points, count: int, scale: Any = 1.0
-) -> SmoothedPosterior:
-    """Draws of whole latent sequences from the posterior, ``(count, batch, time, latent)``.
-
-    Their noise is multiplied by `scale`; posterior and prior are told without it.
+    Each state is the mean of q(z_t | z_{t-1}, x_{t:T}) given the previous state of the recursion.
+    All point predictions decode this path (Tan et al. 2020 call it the MAP sequence).
     """
-    filter_key, draw_key = jax.random.split(key)
-    filtered = filter_backward(parts, series, filter_key, points).filtered
-
-    def draw(draw_key: jax.Array) -> SmoothedPosterior:
-        noise = filtering.particles(draw_key, 1, series.index, series.time, parts.latent)[:, :, 0]
-        return smoothing.conditional_smoother(parts.forward, parts.prior, filtered, scale * noise)
-
-    return jax.vmap(draw)(jax.random.split(draw_key, count))
+    filtered = filter_backward(ssm, series, key, quadrature).filtered
+    no_noise = jnp.zeros((series.num_steps, ssm.latent, series.batch))
+    return smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, no_noise)
 
 
-def smooth_marginals(parts: Parts, series: Series, key: jax.Array, points: Points) -> Moments:
-    """q(z_t | x_{1:T}) by matched moments, ``(batch, time, latent)``."""
+def posterior_sample_paths(
+    ssm: StateSpaceModel,
+    series: Series,
+    key: jax.Array,
+    quadrature: Quadrature,
+    count: int,
+    scale: Any = 1.0,
+) -> PosteriorPath:
+    """Samples of whole latent sequences from the posterior, ``(count, batch, time, latent)``.
+
+    Their noise is multiplied by `scale`; the moments in the result are not.
+    """
+    filter_key, sample_key = jax.random.split(key)
+    filtered = filter_backward(ssm, series, filter_key, quadrature).filtered
+
+    def sample(own: jax.Array) -> PosteriorPath:
+        noise = filtering.particles(own, 1, series.index, series.num_steps, ssm.latent)[:, :, 0]
+        return smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, scale * noise)
+
+    return jax.vmap(sample)(jax.random.split(sample_key, count))
+
+
+def smooth_marginals(
+    ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
+) -> Moments:
+    """q(z_t | x_{1:T}) by moment matching, ``(batch, time, latent)``."""
     backward_key, forward_key = jax.random.split(key)
-    filtered = filter_backward(parts, series, backward_key, points).filtered
-    offsets = points.offsets(forward_key, series, parts.latent)
-    return smoothing.marginal_smoother(parts.forward, parts.prior, filtered, offsets)
+    filtered = filter_backward(ssm, series, backward_key, quadrature).filtered
+    offsets = quadrature.offsets(forward_key, series, ssm.latent)
+    return smoothing.marginal_smoother(ssm.forward, ssm.prior, filtered, offsets)
 
 
-def sample_prior(
-    parts: Parts, key: jax.Array, count: int, time: int, reverse: bool = False
-) -> jax.Array:
-    """Latent sequences ``(count, time, latent)`` drawn ancestrally, from either end of time."""
-    noise = filtering.particles(key, 1, jnp.arange(count), time, parts.latent)[:, :, 0]
-    nothing = Moments(
-        *(jnp.broadcast_to(leaf, (count, time, parts.latent)) for leaf in parts.prior)
-    )
-    transition = parts.backward if reverse else parts.forward
-    states = smoothing.conditional_smoother(transition, parts.prior, nothing, noise).states
+def prior_sample_paths(
+    ssm: StateSpaceModel, key: jax.Array, count: int, num_steps: int, reverse: bool = False
+) -> Float[Array, "count time latent"]:
+    """Latent sequences ``(count, time, latent)`` sampled ancestrally from the prior.
+
+    With `reverse` the sampling starts at the last step, through the backward transition.
+    """
+    noise = filtering.particles(key, 1, jnp.arange(count), num_steps, ssm.latent)[:, :, 0]
+    shape = (count, num_steps, ssm.latent)
+    unobserved = Moments(*(jnp.broadcast_to(leaf, shape) for leaf in ssm.prior))
+    transition = ssm.backward if reverse else ssm.forward
+    states = smoothing.conditional_smoother(transition, ssm.prior, unobserved, noise).states
     return jnp.flip(states, 1) if reverse else states

@@ -1,6 +1,13 @@
 """Emission distributions p(x | z), one file per family."""
 
-from jdmm.likelihoods.base import SD_FLOOR, Likelihood, Raw, mixture_log_prob, positive, unpositive
+from jdmm.likelihoods.base import (
+    SD_FLOOR,
+    Likelihood,
+    Raw,
+    constrain_sd,
+    mixture_log_prob,
+    unconstrain_sd,
+)
 from jdmm.likelihoods.bernoulli import Bernoulli
 from jdmm.likelihoods.categorical import Categorical
 from jdmm.likelihoods.mixture import NormalMixture
@@ -15,6 +22,6 @@ __all__ = [
     "NormalMixture",
     "Raw",
     "mixture_log_prob",
-    "positive",
-    "unpositive",
+    "constrain_sd",
+    "unconstrain_sd",
 ]

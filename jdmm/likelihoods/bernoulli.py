@@ -1,22 +1,27 @@
-"""Binary observations."""
+"""Binary values."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
-from jdmm.likelihoods.base import Raw
+from jdmm.likelihoods.base import Likelihood, Raw
 
 
 @dataclass(frozen=True)
-class Bernoulli:
-    """Values in [0, 1] (1 with probability sigmoid(logit)); raw output (logit,)."""
+class Bernoulli(Likelihood):
+    """1 with probability sigmoid(logit), else 0; raw output (logit,).
+
+    Values between 0 and 1 are scored by their cross-entropy.
+    """
 
     outputs: ClassVar[int] = 1
+    support = "values from 0 to 1"
 
-    @property
-    def classes(self) -> None:
-        """No extra axis."""
+    def in_support(self, values: np.ndarray) -> np.ndarray:
+        """Whether each value lies within 0..1."""
+        return (values >= 0) & (values <= 1)
 
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
         """Log mass; the negative cross-entropy for values between 0 and 1."""
@@ -27,9 +32,9 @@ class Bernoulli:
         return jax.nn.sigmoid(raw[0])
 
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
-        """A draw, 0.0 or 1.0."""
+        """A sample, 0.0 or 1.0."""
         return jax.random.bernoulli(key, self.mean(raw)).astype(raw[0].dtype)
 
-    def spread(self, raw: Raw, scale: Any) -> Raw:
-        """The logits divided by `scale`, as by a temperature."""
+    def rescale(self, raw: Raw, scale: Any) -> Raw:
+        """The logits divided by the temperature `scale`."""
         return (raw[0] / scale,)

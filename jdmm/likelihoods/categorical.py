@@ -4,20 +4,36 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
-from jdmm.likelihoods.base import Raw
+from jdmm.errors import InputError
+from jdmm.likelihoods.base import Likelihood, Raw
 
 
 @dataclass(frozen=True)
-class Categorical:
-    """Whole numbers 0 .. classes - 1, held as floats; raw output (logits ``(..., classes)``,)."""
+class Categorical(Likelihood):
+    """Whole numbers 0 .. classes - 1, held as floats; raw output (logits ``(..., classes)``,).
+
+    Raises:
+        InputError: for fewer than two classes.
+    """
 
     classes: int
     outputs: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        """Checks the number of classes."""
+        if self.classes < 2:
+            raise InputError(f"expected Categorical of at least 2 classes, got {self.classes}")
+        object.__setattr__(self, "support", f"whole numbers from 0 to {self.classes - 1}")
+
+    def in_support(self, values: np.ndarray) -> np.ndarray:
+        """Whether each value is one of the classes."""
+        return (values >= 0) & (values < self.classes) & (values == np.floor(values))
+
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
-        """Log mass, -log softmax cross-entropy."""
+        """Log mass in nats."""
         onehot = jax.nn.one_hot(value.astype(jnp.int32), self.classes, dtype=raw[0].dtype)
         return jnp.sum(onehot * jax.nn.log_softmax(raw[0]), -1)
 
@@ -25,10 +41,14 @@ class Categorical:
         """The mode: the most probable class."""
         return jnp.argmax(raw[0], -1).astype(raw[0].dtype)
 
+    def probabilities(self, raw: Raw) -> jax.Array:
+        """Probabilities ``(..., feature, classes)``."""
+        return jax.nn.softmax(raw[0])
+
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
-        """A draw."""
+        """A sample."""
         return jax.random.categorical(key, raw[0]).astype(raw[0].dtype)
 
-    def spread(self, raw: Raw, scale: Any) -> Raw:
-        """The logits divided by `scale`, as by a temperature."""
+    def rescale(self, raw: Raw, scale: Any) -> Raw:
+        """The logits divided by the temperature `scale`."""
         return (raw[0] / scale,)

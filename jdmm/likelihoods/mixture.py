@@ -1,4 +1,4 @@
-"""Mixtures of normals."""
+"""Real numbers with several modes."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,12 +7,12 @@ import jax
 from jax import numpy as jnp
 from jax.scipy import special
 
-from jdmm.likelihoods.base import Raw
+from jdmm.likelihoods.base import Likelihood, Raw
 from jdmm.likelihoods.normal import Normal
 
 
 @dataclass(frozen=True)
-class NormalMixture:
+class NormalMixture(Likelihood):
     """A mixture of normals per feature; raw outputs logits, means and unconstrained sd.
 
     All three are ``(..., feature, classes)``; a class is a component.
@@ -31,12 +31,12 @@ class NormalMixture:
         return jnp.sum(jax.nn.softmax(raw[0]) * raw[1], -1)
 
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
-        """A draw; differentiable in the component that it came from."""
-        which_key, draw_key = jax.random.split(key)
+        """A sample; differentiable in the component that it came from."""
+        which_key, sample_key = jax.random.split(key)
         which = jax.random.categorical(which_key, raw[0])[..., None]
         mean, sd = (jnp.take_along_axis(leaf, which, -1)[..., 0] for leaf in raw[1:])
-        return Normal().sample((mean, sd), draw_key)
+        return Normal().sample((mean, sd), sample_key)
 
-    def spread(self, raw: Raw, scale: Any) -> Raw:
-        """Each component's sd times `scale`."""
-        return raw[0], *Normal().spread(raw[1:], scale)
+    def rescale(self, raw: Raw, scale: Any) -> Raw:
+        """The sd of each component multiplied by `scale`."""
+        return raw[0], *Normal().rescale(raw[1:], scale)

@@ -1,17 +1,18 @@
-"""The models, by the name that a configuration gives in `model.name`."""
+"""Models: one file per method over one protocol; `MODELS` by the name in `config.model.name`."""
 
-from jdmm.models.linear import Linear
+from jdmm.models.base import Model
+from jdmm.models.baselines import ImputationBaseline
+from jdmm.models.linear_gaussian import LinearGaussianSSM
 from jdmm.models.mdmm import MDMM
 from jdmm.models.mvae import MVAE
-from jdmm.models.simple import Simple
-from jdmm.models.structured import Structured
+from jdmm.models.structured_inference import StructuredInference
 from jdmm.models.vrnn import VRNN
 
-MODELS = {
+MODELS: dict[str, type[Model]] = {
     "mdmm": MDMM,
-    "structured": Structured,
+    "structured_inference": StructuredInference,
     "mvae": MVAE,
     "vrnn": VRNN,
-    "linear": Linear,
-    "simple": Simple,
+    "linear_gaussian": LinearGaussianSSM,
+    "baseline": ImputationBaseline,
 }

@@ -1,36 +1,32 @@
-"""The multimodal deep Markov model: networks, and their wiring to inference and loss.
+"""The multimodal deep Markov model: its networks, wired to inference and loss.
 
 Tan, Soh & Ong, *Factorized Inference in Deep Markov Models for Incomplete Multimodal Time Series*,
 AAAI 2020.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm.data.corruption import is_range
-from jdmm.errors import InputError
+from jdmm.data.modality import Modality
 from jdmm.inference import posterior
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Parts, Points
-from jdmm.inference.smoothing import SmoothedPosterior
+from jdmm.inference.posterior import Quadrature, StateSpaceModel
+from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models import objectives
 from jdmm.models.base import (
     Config,
-    Modality,
-    Multimodal,
+    GradientModel,
     Variables,
-    at_least,
-    bound,
-    decoder_of,
-    encoder_of,
-    evidence_of,
-    loss_fields,
+    check_at_least,
+    check_multipliers,
+    fields_of,
 )
+from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
 from jdmm.series import Series
@@ -49,8 +45,8 @@ class Networks(nn.Module):
         self.prior_log_sd = self.param("prior_log_sd", nn.initializers.zeros, (self.latent,))
         self.forward_transition = GatedTransition(self.latent, self.hidden)
         self.backward_transition = GatedTransition(self.latent, self.hidden)
-        self.encoders = {m.name: encoder_of(m, self.latent, self.hidden) for m in self.modalities}
-        self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
+        self.encoders = {m.name: make_encoder(m, self.latent, self.hidden) for m in self.modalities}
+        self.decoders = {m.name: make_decoder(m, self.hidden) for m in self.modalities}
 
     def prior(self) -> Moments:
         """The stationary prior p(z), ``(latent,)``."""
@@ -65,15 +61,15 @@ class Networks(nn.Module):
         return self.decoders[modality](states)
 
     def step_forward(self, state: jax.Array) -> Moments:
-        """p(z_t | z_{t-1}) / p(z_t) for one state."""
+        """p(z_t | z_{t-1}) / p(z_t)."""
         return self.forward_transition(state)
 
     def step_backward(self, state: jax.Array) -> Moments:
-        """p(z_t | z_{t+1}) / p(z_t) for one state."""
+        """p(z_t | z_{t+1}) / p(z_t)."""
         return self.backward_transition(state)
 
     def __call__(self, series: Series) -> None:
-        """Touches every parameter once, for `init`."""
+        """Uses every parameter once, for `init`."""
         self.encode(series)
         state = self.prior().mean
         for modality in self.modalities:
@@ -83,79 +79,80 @@ class Networks(nn.Module):
 
 
 @dataclass(frozen=True)
-class MDMM(Multimodal):
-    """A multimodal deep Markov model with backward-forward variational inference.
+class MDMM(GradientModel):
+    """A multimodal deep Markov model with backward-forward variational inference (BFVI).
 
     Attributes:
         latent: D, dimensions of the state.
         hidden: H, units of each hidden layer of the default networks.
-        points: how moments are matched in training.
-        prediction_points: how they are matched in prediction.
-        weights: of the training loss.
+        quadrature: how moments are matched in training.
+        prediction_quadrature: how they are matched in prediction.
+        weights: of the terms of the training loss.
+
+    Raises:
+        InputError: for values that make no model.
     """
 
     latent: int = 5
     hidden: int = 20
-    points: Points = Points()
-    prediction_points: Points = Points(count=200)
+    quadrature: Quadrature = Quadrature()
+    prediction_quadrature: Quadrature = Quadrature(particles=200)
     weights: LossWeights = field(default_factory=LossWeights)
+    samples_backward: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        check_at_least("model.latent", self.latent, 1)
+        check_at_least("model.hidden", self.hidden, 1)
+        for modality in self.modalities:
+            make_encoder(modality, self.latent, self.hidden)
+        check_multipliers(self.weights.multipliers, self.modalities)
 
     @classmethod
-    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> "MDMM":
+    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
         """The model of the fields `model`, `inference` and `loss` of a configuration.
 
         Raises:
-            InputError: for an impossible value.
+            InputError: for an unknown field or an impossible value.
         """
-        for name in ("latent", "hidden"):
-            at_least(f"model.{name}", config.model[name], 1)
-        weights = loss_fields(config, modalities)
-        for name, value in weights.items():
-            if name == "filter_fade":
-                if not is_range(value):
-                    raise InputError(
-                        f"expected loss.{name} to be two rising fractions, got {value}"
-                    )
-            elif name != "multipliers":
-                at_least(f"loss.{name}", value, 1 if name == "match_particles" else 0)
-        if not weights["filter"] and not weights["smoother"]:
-            raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
         how = config.inference
         return cls(
-            modalities=modalities,
-            latent=config.model.latent,
-            hidden=config.model.hidden,
-            points=Points(how.moments, how.particles),
-            prediction_points=Points(how.prediction_moments, how.prediction_particles),
-            weights=LossWeights(**weights),
+            modalities,
+            **fields_of(cls, "model", config.model),
+            quadrature=Quadrature(how.rule, how.particles),
+            prediction_quadrature=Quadrature(how.prediction_rule, how.prediction_particles),
+            weights=LossWeights(**fields_of(LossWeights, "loss", config.loss.to_dict())),
         )
 
     @property
     def networks(self) -> Networks:
         """The Flax module."""
-        return Networks(tuple(self.modalities), self.latent, self.hidden)
+        return Networks(self.modalities, self.latent, self.hidden)
 
     @property
-    def quick(self) -> "MDMM":
-        """The model for validation during training: with no more points than there."""
-        return self.with_points(self.points)
-
-    def with_points(self, points: Points) -> "MDMM":
-        """The same model with other points in prediction."""
-        return replace(self, prediction_points=points)
+    def for_validation(self) -> Self:
+        """The model with no more points in prediction than in training."""
+        return replace(self, prediction_quadrature=self.quadrature)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables for series of this form."""
+        self.check(series)
         return self.networks.init(key, series)
 
-    def parts(self, variables: Variables) -> Parts:
-        """The networks as pure functions, for the recursions of `jdmm.inference`."""
-        method = bound(self.networks, variables)
-        return Parts(
+    def state_space(self, variables: Variables) -> StateSpaceModel:
+        """The model as pure functions, for the recursions of `jdmm.inference`."""
+        method = bind(self.networks, variables)
+
+        def encode(series: Series) -> dict[str, Gaussian]:
+            self.check(series)
+            return method(Networks.encode)(series)
+
+        return StateSpaceModel(
             prior=method(Networks.prior)(),
             forward=method(Networks.step_forward),
             backward=method(Networks.step_backward),
-            encode=method(Networks.encode),
+            encode=encode,
             decode=method(Networks.decode),
         )
 
@@ -168,30 +165,31 @@ class MDMM(Multimodal):
         progress: jax.Array | float = 0.0,
     ) -> Loss:
         """Numerators and count of the training loss; see `objectives.mdmm_loss`."""
-        parts, weights = self.parts(variables), self.weights
+        ssm, weights = self.state_space(variables), self.weights
         return objectives.mdmm_loss(
-            parts, self.likelihoods, series, targets, key, self.points, weights, progress
+            ssm, self.likelihoods, series, targets, key, self.quadrature, weights, progress
         )
 
-    def infer(self, variables: Variables, series: Series, key: jax.Array) -> SmoothedPosterior:
-        """The MAP sequence and its conditional variance, ``(batch, time, latent)``."""
-        parts = self.parts(variables)
-        return posterior.map_sequence(parts, series, key, self.prediction_points)
+    def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
+        """The recursion of conditional smoothing means, ``(batch, time, latent)``."""
+        ssm = self.state_space(variables)
+        return posterior.posterior_mean_path(ssm, series, key, self.prediction_quadrature)
 
-    def draw(
+    def posterior_samples(
         self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
-    ) -> SmoothedPosterior:
-        """Posterior draws of latent sequences, ``(count, batch, time, latent)``."""
-        parts = self.parts(variables)
-        return posterior.draw_sequences(parts, series, key, self.prediction_points, count, scale)
+    ) -> PosteriorPath:
+        """Sample paths of the posterior, ``(count, batch, time, latent)``."""
+        ssm, quadrature = self.state_space(variables), self.prediction_quadrature
+        return posterior.posterior_sample_paths(ssm, series, key, quadrature, count, scale)
 
-    def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
+    def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        parts = self.parts(variables)
-        return {m.name: parts.decode(m.name, states) for m in self.modalities}
+        ssm = self.state_space(variables)
+        return {m.name: ssm.decode(m.name, states) for m in self.modalities}
 
-    def sample(
-        self, variables: Variables, key: jax.Array, count: int, time: int, reverse: bool = False
+    def _prior_samples(
+        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
     ) -> jax.Array:
-        """Latent sequences ``(count, time, latent)`` from the prior, from either end of time."""
-        return posterior.sample_prior(self.parts(variables), key, count, time, reverse)
+        """Ancestral samples from either end of time."""
+        ssm = self.state_space(variables)
+        return posterior.prior_sample_paths(ssm, key, count, num_steps, reverse)

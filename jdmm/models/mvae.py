@@ -1,7 +1,7 @@
-"""The multimodal variational autoencoder, which treats every step as if it were alone.
+"""The multimodal variational autoencoder, which has no transitions.
 
 Wu & Goodman, *Multimodal Generative Models for Scalable Weakly-Supervised Learning*, NeurIPS 2018:
-the posterior is the product of the prior N(0, 1) and one expert per modality that is observed.
+the posterior of each step is the product of the prior N(0, 1) and one expert per observed modality.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,14 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from jdmm.data.modality import Modality
 from jdmm.inference import gaussian
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.smoothing import SmoothedPosterior
+from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
-from jdmm.models.base import (
-    ChainModel,
-    Modality,
-    Variables,
-    bound,
-    decoder_of,
-    encoder_of,
-    evidence_of,
-)
+from jdmm.models.base import Variables
+from jdmm.models.dynamical_vae import DynamicalVAE
+from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder
 from jdmm.series import Series
 
 
@@ -36,8 +31,8 @@ class Networks(nn.Module):
 
     def setup(self) -> None:
         """Makes the submodules."""
-        self.encoders = {m.name: encoder_of(m, self.latent, self.hidden) for m in self.modalities}
-        self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
+        self.encoders = {m.name: make_encoder(m, self.latent, self.hidden) for m in self.modalities}
+        self.decoders = {m.name: make_decoder(m, self.hidden) for m in self.modalities}
 
     def encode(self, series: Series) -> Gaussian:
         """The product of the experts, (0, 0) where nothing is observed."""
@@ -48,34 +43,42 @@ class Networks(nn.Module):
         return {name: decoder(states) for name, decoder in self.decoders.items()}
 
     def __call__(self, series: Series) -> None:
-        """Touches every parameter once, for `init`."""
-        self.decode(self.encode(series).shift)
+        """Uses every parameter once, for `init`."""
+        self.decode(self.encode(series).weighted_mean)
 
 
 @dataclass(frozen=True)
-class MVAE(ChainModel):
-    """A product of experts per step, no transitions."""
+class MVAE(DynamicalVAE):
+    """A product of experts per step."""
 
-    alone: float = 1.0
+    unimodal: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        for modality in self.modalities:
+            make_encoder(modality, self.latent, self.hidden)
+
+    @property
+    def networks(self) -> Networks:
+        """The Flax module."""
+        return Networks(self.modalities, self.latent, self.hidden)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables for series of this form."""
-        return self._networks.init(key, series)
+        self.check(series)
+        return self.networks.init(key, series)
 
-    def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
+    def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        return bound(self._networks, variables)(Networks.decode)(states)
+        return bind(self.networks, variables)(Networks.decode)(states)
 
-    def chain(
+    def posterior_path(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
-    ) -> SmoothedPosterior:
-        """All steps at once."""
-        evidence = bound(self._networks, variables)(Networks.encode)(series)
-        prior = Moments(jnp.zeros_like(evidence.shift), jnp.ones_like(evidence.shift))
+    ) -> PosteriorPath:
+        """All steps at once; without `key` the states are posterior means."""
+        evidence = bind(self.networks, variables)(Networks.encode)(series)
+        prior = Moments(jnp.zeros_like(evidence.precision), jnp.ones_like(evidence.precision))
         posterior = gaussian.moments(gaussian.product(gaussian.natural(prior), evidence))
         noise = jnp.moveaxis(self.noise(series, key, scale), -1, 0)
-        return SmoothedPosterior(prior, posterior, gaussian.sample(posterior, noise))
-
-    @property
-    def _networks(self) -> Networks:
-        return Networks(self.modalities, self.latent, self.hidden)
+        return PosteriorPath(prior, posterior, gaussian.sample(posterior, noise))

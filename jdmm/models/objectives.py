@@ -1,230 +1,264 @@
 """The training loss of Tan et al. 2020, supplement B, as named sums over one count.
 
-    L = filter * L_filter + smoother * L_smoother + match * beta * L_match
+    L = filter L_filter + smoother L_smoother + prior_matching beta L_match
 
-L_filter and L_smoother add up one evidence lower bound per view: all modalities together, and
-each alone. Every modality is encoded once; a view's evidence is the sum over its modalities.
+L_filter and L_smoother each add up one evidence lower bound per view: all modalities together, and
+each modality by itself. Every modality is encoded once; the evidence of a view is the sum over its
+modalities.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
 from jax import numpy as jnp
 
+from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian, smoothing
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Parts, Points
-from jdmm.inference.smoothing import SmoothedPosterior
+from jdmm.inference.posterior import Quadrature, StateSpaceModel
+from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
 from jdmm.series import Series
 
 Views = Sequence[tuple[tuple[str, ...], float]]
-"""The modalities that are seen together, and the weight of their bound."""
+"""The modalities that a view observes, and the weight of its bound."""
 
-OUTLIER = 5.0
-"""In `reverse_nll`, residuals of more sd than this count as outliers."""
+WEIGHTS = (
+    "filter",
+    "smoother",
+    "time_reversal",
+    "prior_matching",
+    "filter_unimodal",
+    "smoother_unimodal",
+)
+"""Fields of `LossWeights` that are weights."""
+
+HUBER_DELTA = 5.0
+"""Residuals of more sd than this are outliers of `time_reversal_nll`."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Multipliers of the loss; a view or part of weight 0 is not computed.
+    """Weights of the terms of the loss; a view or term of weight 0 is not computed.
 
     Attributes:
-        filter: of the bound on a sampled backward chain.
-        filter_fade: fractions of the training between which that bound's weight falls to 0;
-            (1, 1) keeps it. It teaches the transitions early, but a chain that commits itself to
-            every draw needs noisy ones, and then the messages of the backward filter forget.
-        smoother: of the bound on the smoothing chain behind the backward filter.
-        reverse: of the negative log-likelihood of the backward transition and of p(z) on the
-            states that the smoothing chain draws: they learn to be the time reversal and the
-            marginal of the forward process. This takes over from the filter's bound as it fades.
-        match: of the prior matching, which keeps the model stationary where nothing is observed.
-        match_particles: states drawn from p(z) to match it.
-        filter_alone: of the views of one modality, within the filter's bound.
-        smoother_alone: the same within the smoother's bound.
+        filter: of the bound on a path sampled by the backward filter.
+        filter_fade: fractions of the training between which that weight falls to 0; (1, 1) keeps
+            it. This bound teaches the transitions early. But a path that commits to every sample
+            needs noisy transitions, and then the predictions of the backward filter forget.
+        smoother: of the bound on the path of the smoother behind the backward filter.
+        time_reversal: of the negative log-likelihood of the backward transition and of p(z) on
+            the states that the smoother samples. They learn to be the time reversal and the
+            marginal of the forward process. Takes over from the filter's bound as that fades.
+        prior_matching: of the divergences that keep the model stationary where nothing is
+            observed.
+        prior_matching_particles: states sampled from p(z) for them.
+        filter_unimodal: of the views of one modality, within the filter's bound.
+        smoother_unimodal: the same within the smoother's bound.
         multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
     """
 
     filter: float = 0.5
     filter_fade: tuple[float, float] = (1.0, 1.0)
     smoother: float = 0.5
-    reverse: float = 0.0
-    match: float = 0.01
-    match_particles: int = 50
-    filter_alone: float = 1.0
-    smoother_alone: float = 1.0
+    time_reversal: float = 0.0
+    prior_matching: float = 0.01
+    prior_matching_particles: int = 50
+    filter_unimodal: float = 1.0
+    smoother_unimodal: float = 1.0
     multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        first, last = self.filter_fade
+        expectations = {
+            "filter_fade": (0 <= first <= last <= 1, "two rising fractions within 0..1"),
+            "prior_matching_particles": (self.prior_matching_particles >= 1, "at least 1"),
+        }
+        for name in WEIGHTS:
+            holds = 0 <= getattr(self, name) < float("inf")
+            expectations[name] = (holds, "finite and at least 0")
+        for name, (holds, expected) in expectations.items():
+            if not holds:
+                raise InputError(f"expected loss.{name} {expected}, got {getattr(self, name)}")
+        if not self.filter and not self.smoother:
+            raise InputError("expected loss.filter or loss.smoother above 0, got both 0")
 
 
 class Loss(NamedTuple):
-    """Numerators and their count, to be added up over devices before the one division.
+    """Numerators and their count: add both up over devices, then divide once.
 
-    terms: name -> sum over the batch, in nats, weighted as in the loss but for beta.
-    count: number of time steps within the series' lengths.
+    terms: name -> sum over the batch in nats, weighted as in the loss except for beta.
+    count: number of time steps within the lengths of the series.
     """
 
     terms: dict[str, jax.Array]
     count: jax.Array
 
     def total(self, beta: jax.Array | float) -> jax.Array:
-        """The loss: (log-likelihoods + beta * divergences) / count, in nats per time step."""
+        """The loss in nats per time step: (log-likelihoods + beta divergences) / count."""
         weighted = (
             term * (1.0 if name.endswith("_nll") else beta) for name, term in self.terms.items()
         )
         return sum(weighted) / jnp.maximum(self.count, 1)  # type: ignore[return-value]
 
     def means(self) -> dict[str, jax.Array]:
-        """Each term per time step."""
+        """Each term in nats per time step."""
         return {name: term / jnp.maximum(self.count, 1) for name, term in self.terms.items()}
 
 
 def mdmm_loss(
-    parts: Parts,
+    ssm: StateSpaceModel,
     likelihoods: Mapping[str, Likelihood],
     series: Series,
     targets: Series,
     key: jax.Array,
-    points: Points,
+    quadrature: Quadrature,
     weights: LossWeights,
     progress: jax.Array | float = 0.0,
 ) -> Loss:
-    """The loss of a batch: what `series` shows is encoded, what `targets` holds is scored.
+    """The loss of a batch.
 
-    `progress` is the fraction of the training that is done, 0 to 1.
+    Args:
+        ssm: the model, its variables bound.
+        likelihoods: modality -> likelihood.
+        series: what the encoders see.
+        targets: what the likelihoods score.
+        key: of all random numbers.
+        quadrature: of the backward filter behind the smoother (K_b).
+        weights: of the terms.
+        progress: fraction of the training done, 0 to 1.
     """
-    evidence = parts.encode(series)
+    evidence = ssm.encode(series)
     names = tuple(evidence)
     points_key, noise_key, match_key = jax.random.split(key, 3)
-    noise = filtering.particles(noise_key, 2, series.index, series.time, parts.latent)
+    noise = filtering.particles(noise_key, 2, series.index, series.num_steps, ssm.latent)
     terms: dict[str, jax.Array] = {}
 
-    def bound(alone: float, posterior: Moments, prior: Moments, states: jax.Array) -> list[Any]:
-        chain = SmoothedPosterior(prior, posterior, states)
-        shares = views(names, alone)
-        return list(
-            evidence_bound(parts.decode, likelihoods, targets, chain, shares, weights.multipliers)
+    def bound(path: PosteriorPath, unimodal: float) -> tuple[jax.Array, jax.Array]:
+        shares = views(names, unimodal)
+        return evidence_lower_bound(
+            ssm.decode, likelihoods, targets, path, shares, weights.multipliers
         )
 
-    def filter_bound() -> list[Any]:
-        drawn = noise[:, :, :1]
-        stacked = _stack(evidence, views(names, weights.filter_alone))
-        chain = filtering.backward_filter(parts.backward, parts.prior, stacked, drawn)
-        states = gaussian.sample(chain.filtered, jnp.moveaxis(drawn[:, :, 0], -1, 0)[None])
-        return bound(weights.filter_alone, chain.filtered, chain.message, states)
+    def filter_bound() -> tuple[jax.Array, jax.Array]:
+        # with one particle per step the filter samples a path (K = 1)
+        own_noise = noise[:, :, :1]
+        stacked = _stack(evidence, views(names, weights.filter_unimodal))
+        path = filtering.backward_filter(ssm.backward, ssm.prior, stacked, own_noise)
+        states = gaussian.sample(path.filtered, jnp.moveaxis(own_noise[:, :, 0], -1, 0)[None])
+        return bound(PosteriorPath(path.predicted, path.filtered, states), weights.filter_unimodal)
 
-    def smoother_bound() -> list[Any]:
-        stacked = _stack(evidence, views(names, weights.smoother_alone))
-        offsets = points.offsets(points_key, series, parts.latent)
-        filtered = filtering.backward_filter(parts.backward, parts.prior, stacked, offsets).filtered
-        smooth = smoothing.conditional_smoother(
-            parts.forward, parts.prior, filtered, noise[:, :, 1]
-        )
-        sums = bound(weights.smoother_alone, smooth.posterior, smooth.prior, smooth.states)
-        return [*sums, reverse_nll(parts, smooth.states[0], targets.valid)]
+    def smoother_bound() -> tuple[jax.Array, jax.Array, jax.Array]:
+        stacked = _stack(evidence, views(names, weights.smoother_unimodal))
+        offsets = quadrature.offsets(points_key, series, ssm.latent)
+        filtered = filtering.backward_filter(ssm.backward, ssm.prior, stacked, offsets).filtered
+        path = smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, noise[:, :, 1])
+        sums = bound(path, weights.smoother_unimodal)
+        return *sums, time_reversal_nll(ssm, path.states[0], targets.valid)
 
     first, last = weights.filter_fade
     faded = jnp.clip((progress - first) / max(last - first, 1e-9), 0.0, 1.0)
     if weights.filter:
         weight = weights.filter * (1.0 - faded)
-        # once faded out, the chain is not computed
-        sums = jax.lax.cond(weight > 0, filter_bound, lambda: [jnp.zeros(())] * 2)
+        # once faded out, the path is not computed
+        sums = jax.lax.cond(weight > 0, filter_bound, lambda: (jnp.zeros(()),) * 2)
         terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
     if weights.smoother:
-        nll, divergence, reverse = smoother_bound()
+        nll, divergence, reversal = smoother_bound()
         terms["smoother_nll"] = weights.smoother * nll
         terms["smoother_kl"] = weights.smoother * divergence
-        if weights.reverse:
-            weight = weights.reverse * (faded if weights.filter else 1.0)
-            terms["reverse_nll"] = weight * reverse
+        if weights.time_reversal:
+            weight = weights.time_reversal * (faded if weights.filter else 1.0)
+            terms["time_reversal_nll"] = weight * reversal
     count = jnp.sum(targets.valid)
-    if weights.match:
-        terms["match"] = (
-            weights.match * count * prior_matching(parts, match_key, weights.match_particles)
-        )
+    if weights.prior_matching:
+        divergence = prior_matching(ssm, match_key, weights.prior_matching_particles)
+        terms["prior_matching"] = weights.prior_matching * count * divergence
     return Loss(terms, count)
 
 
-def reverse_nll(parts: Parts, states: jax.Array, valid: jax.Array) -> jax.Array:
-    """-log p(z_t | z_{t+1}) - log p(z_t) summed over drawn ``(batch, time, latent)``, in nats.
+def time_reversal_nll(ssm: StateSpaceModel, states: jax.Array, valid: jax.Array) -> jax.Array:
+    """-log p(z_t | z_{t+1}) - log p(z_t), summed over ``(batch, time, latent)`` states, in nats.
 
-    The states are taken as given: the terms train the backward transition and the stationary
-    prior, which else can shrink to nothing while the states do not follow it. Beyond `OUTLIER` sd
-    the squared error goes on as a line (Huber), since a density that is sure of itself and wrong
-    about a few states would otherwise drown everything else that is learned.
+    No gradient flows into the states: the terms train the backward transition and the stationary
+    prior, which could otherwise shrink to nothing while the states do not follow it. Beyond
+    `HUBER_DELTA` sd the squared error becomes linear (Huber), because a narrow density that is
+    wrong about a few states would otherwise dominate the loss.
     """
     states = jax.lax.stop_gradient(jnp.moveaxis(states, -1, 0))
-    prior = filtering.column(parts.prior)
+    prior = filtering.column(ssm.prior)
 
     def flat(values: jax.Array) -> jax.Array:
-        return values.reshape(parts.latent, -1)
+        return values.reshape(ssm.latent, -1)
 
-    def surprise(values: jax.Array, expected: Moments) -> jax.Array:
+    def nll(values: jax.Array, expected: Moments) -> jax.Array:
         residual = (values - expected.mean) / expected.sd
-        huber = optax.losses.huber_loss(residual, delta=OUTLIER)
+        huber = optax.losses.huber_loss(residual, delta=HUBER_DELTA)
         return jnp.sum(huber + jnp.log(expected.sd) + 0.5 * jnp.log(2 * jnp.pi), 0)
 
-    moved = parts.backward(flat(states[:, :, 1:]))
-    past = gaussian.condition(jax.lax.stop_gradient(prior), moved)
-    transitions = surprise(flat(states[:, :, :-1]), past)
-    marginals = surprise(flat(states), prior)
+    quotient = ssm.backward(flat(states[:, :, 1:]))
+    previous = gaussian.condition(jax.lax.stop_gradient(prior), quotient)
+    transitions = nll(flat(states[:, :, :-1]), previous)
+    marginals = nll(flat(states), prior)
     return jnp.sum(jnp.where(valid[:, 1:].ravel(), transitions, 0.0)) + jnp.sum(
         jnp.where(valid.ravel(), marginals, 0.0)
     )
 
 
-def prior_matching(parts: Parts, key: jax.Array, count: int) -> jax.Array:
+def prior_matching(ssm: StateSpaceModel, key: jax.Array, count: int) -> jax.Array:
     """KL(p(z) || match E p(z' | z)) over z ~ p(z), forwards plus backwards, in nats."""
-    prior = filtering.column(parts.prior)
-    noise = jax.random.normal(key, (2, parts.latent, count, 1))
+    prior = filtering.column(ssm.prior)
+    noise = jax.random.normal(key, (2, ssm.latent, count, 1))
     divergence = jnp.zeros(())
-    for transition, draws in zip((parts.forward, parts.backward), noise, strict=True):
-        matched = filtering.predict(transition, parts.prior, prior, draws)
+    for transition, offsets in zip((ssm.forward, ssm.backward), noise, strict=True):
+        matched = filtering.predict(transition, ssm.prior, prior, offsets)
         divergence += jnp.sum(gaussian.kl(prior, matched))
     return divergence
 
 
-def views(names: Sequence[str], alone: float) -> Views:
-    """What is seen together, and its weight: everything, and each modality alone if it has one."""
-    single = [((name,), alone) for name in names] if alone and len(names) > 1 else []
+def views(names: Sequence[str], unimodal: float) -> Views:
+    """All modalities together, and each by itself if `unimodal`, its weight, is not 0."""
+    single = [((name,), unimodal) for name in names] if unimodal and len(names) > 1 else []
     return [(tuple(names), 1.0), *single]
 
 
-def evidence_bound(
+def evidence_lower_bound(
     decode: Callable[[str, jax.Array], Raw],
     likelihoods: Mapping[str, Likelihood],
     targets: Series,
-    chain: SmoothedPosterior,
+    path: PosteriorPath,
     views: Views,
     multipliers: Mapping[str, float],
 ) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihoods and divergences of the evidence lower bounds, in nats.
 
     Args:
-        decode: modality and states -> raw outputs.
+        decode: modality and states -> raw emission outputs.
         likelihoods: modality -> likelihood.
-        targets: what is scored; a view scores the modalities that it sees.
-        chain: one per view, ``(view, batch, time, ...)``.
-        views: what they see, and their weights.
+        targets: what is scored; a view scores the modalities that it observes.
+        path: one per view, ``(view, batch, time, ...)``.
+        views: what they observe, and their weights.
         multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
     """
     share = jnp.array([weight for _, weight in views])[:, None, None]
     nll = jnp.zeros(())
     for modality, target in targets.values.items():
-        rows = [row for row, (seen, _) in enumerate(views) if modality in seen]
-        raw = decode(modality, jnp.stack([chain.states[row] for row in rows]))
+        rows = [row for row, (names, _) in enumerate(views) if modality in names]
+        raw = decode(modality, jnp.stack([path.states[row] for row in rows]))
         value = jnp.broadcast_to(target[None], (len(rows), *target.shape))
         log_prob = likelihoods[modality].log_prob(raw, value)
         scored = jnp.where(targets.observed[modality][None], log_prob, 0.0)
         weight = share[jnp.array(rows)][..., None] * multipliers.get(modality, 1.0)
         nll -= jnp.sum(weight * scored)
-    steps = jnp.sum(gaussian.kl(chain.posterior, chain.prior), -1)
+    steps = jnp.sum(gaussian.kl(path.posterior, path.prior), -1)
     return nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))
 
 
 def _stack(evidence: Mapping[str, Gaussian], views: Views) -> Gaussian:
     """Each view's evidence, ``(view, batch, time, latent)``."""
-    joint = [gaussian.product(*(evidence[name] for name in seen)) for seen, _ in views]
+    joint = [gaussian.product(*(evidence[name] for name in names)) for names, _ in views]
     return Gaussian(*(jnp.stack(leaves) for leaves in zip(*joint, strict=True)))

@@ -1,6 +1,6 @@
 """Flax modules: encoders, decoders, transitions, recurrent networks."""
 
-from jdmm.networks.dense import StateDense, handing_on
+from jdmm.networks.dense import StateDense, passthrough_initializers
 from jdmm.networks.mlp import LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.recurrent import GRU
 from jdmm.networks.transitions import GatedTransition
@@ -12,5 +12,5 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "StateDense",
-    "handing_on",
+    "passthrough_initializers",
 ]

@@ -29,7 +29,7 @@ class StateDense(nn.Module):
         return jnp.tensordot(kernel, z, (0, 0)) + bias.reshape(-1, *(1,) * (z.ndim - 1))
 
 
-def handing_on(count: int) -> tuple[Initializer, Callable[[float], Initializer]]:
+def passthrough_initializers(count: int) -> tuple[Initializer, Callable[[float], Initializer]]:
     """Starts of a layer of rectified units, and of those behind it, that hand an input on.
 
     The first `count` units start as the first `count` inputs z, as many as -z: their difference is

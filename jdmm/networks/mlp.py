@@ -5,13 +5,13 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Moments
-from jdmm.likelihoods import Likelihood, Raw, positive
+from jdmm.likelihoods import Likelihood, Raw, constrain_sd
 
 
 class MLPEncoder(nn.Module):
-    """One modality's evidence p(z | x) / p(z) from a hidden layer; missing features are told apart.
+    """The evidence p(z | x) / p(z) of one modality, from one hidden layer.
 
-    With more than one feature the mask is a further input, since a 0 may be a value or a gap.
+    With more than one feature the mask is a further input, because a 0 may be a value or a gap.
     """
 
     latent: int
@@ -24,7 +24,7 @@ class MLPEncoder(nn.Module):
             values = jnp.concatenate([values, observed.astype(values.dtype)], -1)
         inner = nn.relu(nn.Dense(self.hidden, name="hidden_layer")(values))
         mean = nn.Dense(self.latent, name="mean")(inner)
-        return Moments(mean, positive(nn.Dense(self.latent, name="sd")(inner)) ** 2)
+        return Moments(mean, constrain_sd(nn.Dense(self.latent, name="sd")(inner)) ** 2)
 
 
 class LabelEncoder(nn.Module):

@@ -6,7 +6,7 @@ from flax.linen.initializers import lecun_normal
 from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Moments
-from jdmm.likelihoods import positive
+from jdmm.likelihoods import constrain_sd
 from jdmm.networks.dense import StateDense
 
 
@@ -35,5 +35,5 @@ class GatedTransition(nn.Module):
         nonlinear = StateDense(self.latent, name="nonlinear")(hidden[self.hidden :])
         start = (lambda _, shape: jnp.eye(*shape)) if self.identity else lecun_normal()
         linear = StateDense(self.latent, start, name="linear")(z)
-        sd = positive(StateDense(self.latent, name="sd")(nonlinear))
+        sd = constrain_sd(StateDense(self.latent, name="sd")(nonlinear))
         return Moments(linear + nn.sigmoid(gate) * (nonlinear - linear), sd**2)

@@ -8,7 +8,7 @@ to go on as if never interrupted. Several seeds are trained at once as one more 
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from jdmm.data import corruption
 from jdmm.errors import InputError
-from jdmm.models.objectives import Loss
+from jdmm.models.base import GradientModel, Variables
 from jdmm.series import Series
 from jdmm.training.parallel import Devices, StepCost
 from jdmm.training.progress import (
@@ -35,30 +35,6 @@ from jdmm.training.progress import (
 )
 from jdmm.training.schedule import Schedule, TrainSettings
 
-Variables = Any
-
-
-class Model(Protocol):
-    """What training asks of a model."""
-
-    def init(self, key: jax.Array, series: Series) -> Variables:
-        """Fresh variables for series of this form."""
-        ...
-
-    def loss(
-        self,
-        variables: Variables,
-        series: Series,
-        targets: Series,
-        key: jax.Array,
-        progress: jax.Array | float,
-    ) -> Loss:
-        """Numerators and count: `series` is shown, `targets` are scored.
-
-        `progress` is the fraction of the training that is done.
-        """
-        ...
-
 
 def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     """Adam with L2 weight decay behind a clipped gradient, on one vector of all variables."""
@@ -73,7 +49,7 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
 
 
 def make_train_step(
-    model: Model, schedule: Schedule, axis: str | None = None
+    model: GradientModel, schedule: Schedule, axis: str | None = None
 ) -> Callable[..., Any]:
     """``(state, series, rows) -> (state, metrics)`` of one seed, pure, to be compiled once.
 
@@ -111,7 +87,7 @@ def make_train_step(
             start=state.start,
             step=state.step + 1,
             variables=variables,
-            average=optax.incremental_update(variables, state.average, 1.0 - settings.average),
+            ema=optax.incremental_update(variables, state.ema, 1.0 - settings.ema_decay),
             optimizer=memory,
         ), metrics
 
@@ -142,14 +118,16 @@ def over_seeds(train_step: Callable[..., Any], together: bool = False) -> Callab
     return one_by_one
 
 
-def start(model: Model, series: Series, settings: TrainSettings, seeds: Sequence[int]) -> Progress:
+def start(
+    model: GradientModel, series: Series, settings: TrainSettings, seeds: Sequence[int]
+) -> Progress:
     """The progress before the first step."""
     state = _initialiser(model, series, settings)(np.array(seeds), 0)
     count = len(seeds)
     starts = settings.restarts if settings.restarts > 1 else 0
     return Progress(
         state=state,
-        best=state.average,
+        best=state.ema,
         runners=jax.tree.map(lambda leaf: np.stack([leaf] * starts), state) if starts else None,
         race=[[float("inf")] * count for _ in range(starts)],
         best_score=[float("inf")] * count,
@@ -159,7 +137,7 @@ def start(model: Model, series: Series, settings: TrainSettings, seeds: Sequence
 
 
 def run_epochs(
-    model: Model,
+    model: GradientModel,
     series: Series,
     settings: TrainSettings,
     progress: Progress,
@@ -217,18 +195,18 @@ def run_epochs(
         each = [schedule.rows(*pair, epoch) for pair in zip(seeds, starts, strict=True)]
         batches = np.stack(each, 1)
         if train_step is None:
-            step = over_seeds(make_train_step(model, schedule, devices.axis), devices.wide)
-            train_step, cost = devices.compile(step, state, everything, devices.divide(batches[0]))
+            step = over_seeds(make_train_step(model, schedule, devices.axis), devices.vectorised)
+            train_step, cost = devices.compile(step, state, everything, devices.shard(batches[0]))
             on_compile(cost)
         measured = []
         for rows in batches[done:]:
-            state, metrics = train_step(state, everything, devices.divide(rows))
+            state, metrics = train_step(state, everything, devices.shard(rows))
             measured.append(metrics)
             on_step()
             if interrupted(progress.steps + len(measured)):
                 break
-        accumulate(progress, [devices.first(metrics) for metrics in measured])
-        progress.state = devices.first(state)
+        accumulate(progress, [devices.unreplicate(metrics) for metrics in measured])
+        progress.state = devices.unreplicate(state)
         progress.steps += len(measured)
         progress.seconds += time.perf_counter() - began
         if done + len(measured) < per_epoch:
@@ -238,7 +216,7 @@ def run_epochs(
         epoch += 1
         record_epoch(progress, schedule, epoch)
         if score is None:
-            progress.best, progress.best_epoch = progress.state.average, [epoch] * len(seeds)
+            progress.best, progress.best_epoch = progress.state.ema, [epoch] * len(seeds)
         elif trying and epoch == last:
             finish_trial(progress, score, place, schedule.rungs[rung][0])
             rung, place, _ = standing(schedule, progress.trials)
@@ -252,7 +230,7 @@ def run_epochs(
 
 
 def fit(
-    model: Model,
+    model: GradientModel,
     series: Series,
     validation: Series | None = None,
     settings: TrainSettings | None = None,
@@ -262,7 +240,7 @@ def fit(
     """Trains `model` and returns its best variables: training in one line.
 
     With `validation` series, the variables of the lowest validation loss; else the last averaged.
-    Runs on one device, or on those that `Devices.found()` gives.
+    Runs on one device, or on those that `Devices.available()` gives.
     """
     settings = settings or TrainSettings()
     score = None if validation is None else loss_scorer(model, validation, seed)
@@ -272,7 +250,7 @@ def fit(
     return jax.tree.map(lambda leaf: leaf[0], progress.best)
 
 
-def loss_scorer(model: Model, validation: Series, seed: int) -> Scorer:
+def loss_scorer(model: GradientModel, validation: Series, seed: int) -> Scorer:
     """Scores variables by their loss (beta = 1) on complete validation series, in one batch."""
 
     def evaluate(variables: Variables, series: Series, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -297,7 +275,7 @@ def _batch(series: Series, rows: jax.Array) -> Series:
 
 
 def _initialiser(
-    model: Model, series: Series, settings: TrainSettings
+    model: GradientModel, series: Series, settings: TrainSettings
 ) -> Callable[[np.ndarray, int], TrainState]:
     """``(seeds, number) -> state`` of fresh starts, each with variables and keys of its own."""
     optimise = optimizer(Schedule(settings, series.batch))

@@ -77,7 +77,7 @@ class Devices:
         return cls((jax.local_devices()[0],), 1)
 
     @classmethod
-    def found(cls, limit: int = 0) -> "Devices":
+    def available(cls, limit: int = 0) -> "Devices":
         """All devices, or, in a single process, the first `limit` of them.
 
         Raises:
@@ -101,7 +101,7 @@ class Devices:
         return AXIS if self.count > 1 else None
 
     @property
-    def wide(self) -> bool:
+    def vectorised(self) -> bool:
         """Whether several models at once take less time than one after the other."""
         return self.local[0].platform != "cpu"
 
@@ -150,13 +150,13 @@ class Devices:
             return jax.device_put(tree, self.local[0], may_alias=False)
         return self._place(jax.tree.map(lambda leaf: np.stack([leaf] * len(self.local)), tree))
 
-    def first(self, tree: Any) -> Any:
+    def unreplicate(self, tree: Any) -> Any:
         """Of what `replicate` made, or the step returned: this process's first copy."""
         if self.axis is None:
             return tree
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
 
-    def divide(self, rows: np.ndarray) -> Any:
+    def shard(self, rows: np.ndarray) -> Any:
         """Of ``(..., batch)`` rows of the global batch, each device's part."""
         if self.axis is None:
             return rows
@@ -233,12 +233,12 @@ def initialise(distributed: bool | None = None, timeout: int = 300) -> None:
         ) from error
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes: the first, or the only one."""
     return jax.process_index() == 0
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """Exits; with other processes at once, since a normal exit would wait for them."""
     if jax.process_count() > 1:
         sys.stdout.flush()
@@ -247,16 +247,16 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def agree(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What process 0 has, in every process, as JSON tells it; all must call it."""
     if jax.process_count() == 1:
         return value
-    text = np.frombuffer(json.dumps(value).encode() if leads() else b"", np.uint8)
-    length = int(agree_on_arrays(np.int32(len(text))))
-    return json.loads(agree_on_arrays(np.resize(text, length)).tobytes())
+    text = np.frombuffer(json.dumps(value).encode() if is_primary() else b"", np.uint8)
+    length = int(broadcast_arrays(np.int32(len(text))))
+    return json.loads(broadcast_arrays(np.resize(text, length)).tobytes())
 
 
-def agree_on_arrays(tree: Any) -> Any:
+def broadcast_arrays(tree: Any) -> Any:
     """The arrays of process 0, in every process; all must call it with the same shapes."""
     if jax.process_count() == 1:
         return tree
@@ -272,7 +272,7 @@ def reached_end(steps: int) -> bool:
 
 
 @contextlib.contextmanager
-def peers() -> Iterator[None]:
+def report_lost_peers() -> Iterator[None]:
     """Within, a process that lost another one says so instead of how jax came to know.
 
     Raises:

@@ -29,7 +29,7 @@ class TrainState:
         start: which fresh start this is, for the keys too.
         step: steps taken since, the same for all seeds.
         variables: of the model.
-        average: their moving average.
+        ema: their moving average.
         optimizer: the optimizer's memory.
     """
 
@@ -37,11 +37,11 @@ class TrainState:
     start: Any
     step: Any
     variables: Any
-    average: Any
+    ema: Any
     optimizer: Any
 
 
-SEED_AXES: Any = TrainState(seed=0, start=0, step=None, variables=0, average=0, optimizer=0)
+SEED_AXES: Any = TrainState(seed=0, start=0, step=None, variables=0, ema=0, optimizer=0)
 """Where a `TrainState` has its seeds, for `jax.vmap`."""
 
 
@@ -144,7 +144,7 @@ def validate(progress: Progress, score: Scorer, epoch: int, settings: TrainSetti
     running = ~np.array(stopped(progress, settings))
     scores = _scored(progress, score)
     better = running & (scores < np.array(progress.best_score))
-    progress.best = _where(better, progress.state.average, progress.best)
+    progress.best = _where(better, progress.state.ema, progress.best)
     progress.best_score = np.where(better, scores, progress.best_score).tolist()
     progress.best_epoch = np.where(better, epoch, progress.best_epoch).tolist()
     progress.stale = np.where(better, 0, np.array(progress.stale) + running).tolist()
@@ -153,7 +153,7 @@ def validate(progress: Progress, score: Scorer, epoch: int, settings: TrainSetti
 def _scored(progress: Progress, score: Scorer) -> np.ndarray:
     """Scores of the averaged variables; all their figures go into the records too."""
     assert progress.records is not None
-    figures = score(progress.state.average)
+    figures = score(progress.state.ema)
     for name, values in figures.items():
         for record, value in zip(progress.records, np.ravel(values).tolist(), strict=True):
             record[f"validation/{name}"] = value

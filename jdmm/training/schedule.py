@@ -31,7 +31,7 @@ class TrainSettings:
         warmup_epochs: of linearly rising learning rate.
         weight_decay: L2 penalty added to the gradient, as in Adam with weight decay of [T20].
         clip_norm: largest global norm of a gradient; 0 for none.
-        average: decay per step of the moving average of the variables that is validated and kept;
+        ema_decay: decay per step of the moving average of the variables that is validated and kept;
             0 for the last variables themselves.
         beta_epochs: of beta, the weight of the divergences, rising linearly from 0 to `beta_peak`.
         beta_peak: reached then. Above 1 it makes information dear, so that
@@ -54,7 +54,7 @@ class TrainSettings:
     warmup_epochs: float = 3.0
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    average: float = 0.99
+    ema_decay: float = 0.99
     beta_epochs: float = 10.0
     beta_peak: float = 2.0
     beta_fall: tuple[float, float] = (0.5, 0.9)
@@ -84,7 +84,7 @@ class TrainSettings:
             "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "within 0..epochs"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
             "clip_norm": (0 <= self.clip_norm < math.inf, "0 (none) or more"),
-            "average": (0 <= self.average < 1, "within 0..1, below 1"),
+            "ema_decay": (0 <= self.ema_decay < 1, "within 0..1, below 1"),
             "beta_epochs": (0 <= self.beta_epochs < math.inf, "0 or more"),
             "beta_peak": (0 <= self.beta_peak < math.inf, "0 or more"),
             "beta_final": (0 <= self.beta_final < math.inf, "0 or more"),
@@ -137,7 +137,7 @@ class Schedule:
         return step / self.steps
 
     def learning_rate(self, step: Any) -> Any:
-        """Linear warm-up, then cosine decay or a constant."""
+        """LinearGaussianSSM warm-up, then cosine decay or a constant."""
         settings = self.settings
         warmup = round(settings.warmup_epochs * self.steps_per_epoch)
         peak = settings.learning_rate

@@ -22,7 +22,7 @@ def burst(key, series, fraction):
 
 @jax.jit
 def scattered(key, series, fraction):
-    draws = corruption.uniform(key, series, series.time)
+    draws = corruption.uniform(key, series, series.num_steps)
     return corruption.scattered(draws, series, fraction)
 
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm import ChainModel, Modality, calibrate, predict_all, series_from_arrays
+from jdmm import DynamicalVAE, Modality, calibrate, predict_all, series_from_arrays
 from jdmm.inference.gaussian import Moments
-from jdmm.inference.smoothing import SmoothedPosterior
-from jdmm.likelihoods import unpositive
+from jdmm.inference.smoothing import PosteriorPath
+from jdmm.likelihoods import unconstrain_sd
 
 STATE, NOISE = 1.0, 0.5  # sd of the state behind each value, and of the noise on it
 
 
 @dataclass(frozen=True)
-class Unsure(ChainModel):
+class Unsure(DynamicalVAE):
     """Knows nothing of a state ~ N(0, STATE^2) per step, and takes wrong sd for true ones."""
 
     modalities: tuple[Modality, ...] = (Modality("x"), Modality("y"))
@@ -27,14 +27,14 @@ class Unsure(ChainModel):
     def init(self, key, series):
         return {}
 
-    def decode(self, variables, states):
-        raw_sd = jnp.full_like(states, unpositive(jnp.float32(self.noise_sd)))
+    def emissions(self, variables, states):
+        raw_sd = jnp.full_like(states, unconstrain_sd(jnp.float32(self.noise_sd)))
         return {"x": (states, raw_sd), "y": (0.0 * states, raw_sd)}
 
-    def chain(self, variables, series, key, scale=1.0):
+    def posterior_path(self, variables, series, key, scale=1.0):
         noise = jnp.moveaxis(self.noise(series, key, scale), -1, 0)
         moments = Moments(0 * noise, self.state_sd**2 + 0 * noise)
-        return SmoothedPosterior(moments, moments, self.state_sd * noise)
+        return PosteriorPath(moments, moments, self.state_sd * noise)
 
 
 def data(batch=120, time=40):

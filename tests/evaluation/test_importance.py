@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm import ChainModel, InputError, Modality
+from jdmm import DynamicalVAE, InputError, Modality
 from jdmm.evaluation import importance
 from jdmm.inference import gaussian
 from jdmm.inference.gaussian import Moments
-from jdmm.inference.smoothing import SmoothedPosterior
+from jdmm.inference.smoothing import PosteriorPath
 from jdmm.series import series_from_arrays
 
 STAY, NOISE = 0.8, 0.5  # z' ~ N(STAY z, 1 - STAY^2), stationary at N(0, 1); x ~ N(z, NOISE^2)
@@ -19,7 +19,7 @@ VALUES = np.array([0.3, -1.2, np.nan, 2.0, 1.1])
 
 
 @dataclass(frozen=True)
-class Linear(ChainModel):
+class LinearGaussianSSM(DynamicalVAE):
     """Its posterior knows the present but not the future: a proposal, not the exact smoother."""
 
     modalities: tuple[Modality, ...] = (Modality("x"),)
@@ -28,10 +28,10 @@ class Linear(ChainModel):
     def init(self, key, series):
         return {}
 
-    def decode(self, variables, states):
+    def emissions(self, variables, states):
         return {"x": (states, jnp.full_like(states, jnp.log(jnp.expm1(NOISE - 1e-3))))}
 
-    def chain(self, variables, series, key, scale=1.0):
+    def posterior_path(self, variables, series, key, scale=1.0):
         noise = jnp.swapaxes(self.noise(series, key, scale), 1, 2)
 
         def step(state, inputs):
@@ -42,12 +42,12 @@ class Linear(ChainModel):
             both = gaussian.product(gaussian.natural(prior), gaussian.mask(evidence, seen))
             posterior = gaussian.moments(both)
             state = gaussian.sample(posterior, own)
-            return state, SmoothedPosterior(prior, posterior, state)
+            return state, PosteriorPath(prior, posterior, state)
 
         values, observed = (
             jnp.swapaxes(leaf["x"], 0, 1) for leaf in (series.values, series.observed)
         )
-        first = jnp.arange(series.time) == 0
+        first = jnp.arange(series.num_steps) == 0
         _, chain = jax.lax.scan(
             step, jnp.zeros((series.batch, 1)), (values, observed, noise, first)
         )
@@ -70,7 +70,9 @@ def test_bounds_rise_to_the_exact_evidence():
     """K = 1, 10, 100, 1,000: in expectation, over 400 copies, each tighter and none above."""
     series = series_from_arrays({"x": np.tile(VALUES, (400, 1))})
     counts = (1, 10, 100, 1000)
-    found = importance.evidence(Linear(), {}, series, jax.random.key(0), counts, batch_size=150)
+    found = importance.log_likelihood_bounds(
+        LinearGaussianSSM(), {}, series, jax.random.key(0), counts, batch_size=150
+    )
     means = np.array([found.bounds[count].mean() for count in counts])
     errors = np.array([found.bounds[count].std() for count in counts]) / np.sqrt(400)
     assert (np.diff(means)[:2] > 3 * errors[1:3]).all() and means[3] > means[2] - 3 * errors[3]
@@ -83,7 +85,7 @@ def test_bounds_rise_to_the_exact_evidence():
 def test_weights_of_the_exact_posterior_are_all_the_evidence():
     """At T = 1 the proposal is exact: every weight is log p(x), and all draws count."""
     series = series_from_arrays({"x": np.array([[0.7]])})
-    weights = importance.log_weights(Linear(), {}, series, jax.random.key(0), 50)
+    weights = importance.log_weights(LinearGaussianSSM(), {}, series, jax.random.key(0), 50)
     variance = 1 + NOISE**2
     expected = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
@@ -93,8 +95,12 @@ def test_weights_of_the_exact_posterior_are_all_the_evidence():
 def test_groups():
     """Log of the mean weight of each group, averaged over groups; what is left over is not used."""
     weights = np.log(np.array([[1.0], [3.0], [5.0], [7.0], [100.0]]))
-    np.testing.assert_allclose(importance.bound(weights, 1)[0], weights.mean(), rtol=1e-6)
-    np.testing.assert_allclose(importance.bound(weights, 2)[0], np.log([2, 6]).mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        importance.importance_bound(weights, 1)[0], weights.mean(), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        importance.importance_bound(weights, 2)[0], np.log([2, 6]).mean(), rtol=1e-6
+    )
     squared = 116**2 / (1 + 9 + 25 + 49 + 100**2)
     np.testing.assert_allclose(importance.effective_draws(weights)[0], squared, rtol=1e-5)
 
@@ -103,4 +109,4 @@ def test_groups():
 def test_impossible_numbers_of_draws(counts):
     series = series_from_arrays({"x": np.array([[0.7]])})
     with pytest.raises(InputError, match="at least 1"):
-        importance.evidence(Linear(), {}, series, jax.random.key(0), counts)
+        importance.log_likelihood_bounds(LinearGaussianSSM(), {}, series, jax.random.key(0), counts)

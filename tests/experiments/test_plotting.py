@@ -265,7 +265,7 @@ def test_reliability(tmp_path):
 @pytest.mark.parametrize("lowest", [2e-6, 0.003, 0.02])
 def test_labels_of_a_logarithmic_axis_do_not_overlap(lowest):
     figure = plotting.scores({"reconstruction": {"a": {"mean": lowest}, "b": {"mean": 0.09}}}, "")
-    figure.canvas.draw()
+    figure.canvas.posterior_samples()
     (axes,) = figure.axes[:1]
     left, right = axes.get_xlim()
     labels = [

@@ -18,7 +18,7 @@ from configs import spirals
 from jdmm import DivergenceError, InputError, Interrupted
 from jdmm.data.npz import write_npz
 from jdmm.experiments import run, settings
-from jdmm.models.base import nothing
+from jdmm.models.base import unobserved_series
 
 ROOT = Path(__file__).parents[2]
 TASKS = (
@@ -173,7 +173,7 @@ def test_a_model_that_fits_itself(data_dir, tmp_path):
 def test_published_size():
     config = spirals.get_config("paper")
     model = settings.build_model(config)
-    variables = model.init(jax.random.key(0), nothing(model.modalities, 1, 1))
+    variables = model.init(jax.random.key(0), unobserved_series(model.modalities, 1, 1))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 1854
 
 
@@ -355,9 +355,9 @@ def test_bad_npz_is_refused(finished, tmp_path, arrays, words):
         ("model.name", "gru"),
         ("model.latent", 0),
         ("inference.particles", 0),
-        ("inference.moments", "magic"),
+        ("inference.rule", "magic"),
         ("loss.filter", -0.5),
-        ("loss.match_particles", 0),
+        ("loss.prior_matching_particles", 0),
         ("train.deletions.burst", 1.5),
         ("train.schedule", "exotic"),
         ("eval.draws", 0),

@@ -19,7 +19,7 @@ from oracles import (
 
 from jdmm.inference import gaussian
 from jdmm.inference.filtering import (
-    REACH,
+    MAX_DEVIATION,
     FilteredPosterior,
     backward_filter,
     filter_step,
@@ -93,7 +93,7 @@ def test_filters_equal_the_exact_joint_gaussian(direction, latent, case):
         chain.transition, chain.prior, batched(evidence), sigma_points(latent)
     )
     window = WINDOW[direction]
-    close(found.message, Moments(*(m[None] for m in marginals(chain, evidence, window))))
+    close(found.predicted, Moments(*(m[None] for m in marginals(chain, evidence, window))))
     close(
         found.filtered,
         Moments(*(m[None] for m in marginals(chain, evidence, f"present and {window}"))),
@@ -124,13 +124,13 @@ def test_the_message_is_the_prior_until_something_is_seen(direction, points):
     found = gated_filter(direction, gated_parameters(0), evidence, offsets)
     unseen = slice(3, None) if direction == "backward" else slice(0, 3)
     for name in Moments._fields:
-        message = np.array(getattr(found.message, name))[0]
-        same = (message == getattr(PRIOR, name)).all(-1)
+        predicted = np.array(getattr(found.predicted, name))[0]
+        same = (predicted == getattr(PRIOR, name)).all(-1)
         assert same[unseen].all() and same.sum() == 3
 
 
 def test_random_particles_converge():
-    """The error against the exact messages falls as 1 / sqrt(K): tenfold from 50 to 5000."""
+    """The error against the exact predictions falls as 1 / sqrt(K): tenfold from 50 to 5000."""
     rows, chain = 50, CHAINS[3]
     evidence = draw_evidence(3, [1, 1, 1], 3)
     exact = marginals(chain, evidence, "future")
@@ -140,7 +140,7 @@ def test_random_particles_converge():
             offsets = draw_particles(jax.random.key(1), count, np.arange(rows), 3, 3)
             found = FILTERS["backward"](
                 chain.transition, chain.prior, stacked(*[evidence] * rows), offsets
-            ).message
+            ).predicted
         pairs = zip(found, exact, strict=True)
         errors.append([np.sqrt(np.mean((np.array(one) - other) ** 2)) for one, other in pairs])
     ratio = np.divide(*errors)
@@ -148,14 +148,14 @@ def test_random_particles_converge():
 
 
 def test_one_particle_gives_the_kernel_of_the_state_drawn():
-    """K = 1: f_t is drawn with the offset, and the next message is p(z' | z) there."""
+    """K = 1: f_t is drawn with the offset, and the next predicted is p(z' | z) there."""
     chain, evidence = CHAINS[3], draw_evidence(4, [1, 1, 0, 1, 1, 1], 3)
     offsets = np.random.default_rng(2).normal(size=(TIME, 3, 1, 1))
     found = FILTERS["backward"](chain.transition, chain.prior, batched(evidence), offsets)
     noise = offsets[:, :, 0, 0]
     states = np.array(found.filtered.mean[0]) + np.sqrt(found.filtered.variance[0]) * noise
     mean, variance = chain.kernel(states[1:])
-    close(Moments(*(leaf[0, :-1] for leaf in found.message)), Moments(mean, variance))
+    close(Moments(*(leaf[0, :-1] for leaf in found.predicted)), Moments(mean, variance))
 
 
 @pytest.mark.parametrize("latent", [2, 5])
@@ -254,20 +254,22 @@ def test_streaming(case):
     parameters, time = gated_parameters(3), len(PRESENT[case])
     evidence, offsets = draw_evidence(7, PRESENT[case], 2), offsets_of("particles", 1, time, 2)
     expected = gated_filter("forward", parameters, batched(evidence), offsets)
-    start = message = Moments(*(leaf[:, None] for leaf in PRIOR))
+    start = predicted = Moments(*(leaf[:, None] for leaf in PRIOR))
     seen = False
     for t in range(time):
-        close(Moments(*(m[:, 0] for m in message)), Moments(*(m[0, t] for m in expected.message)))
+        close(
+            Moments(*(m[:, 0] for m in predicted)), Moments(*(m[0, t] for m in expected.predicted))
+        )
         step = Gaussian(*(leaf[t, :, None] for leaf in evidence))
-        filtered, message = gated_step(parameters, message, step, offsets[t])
+        filtered, predicted = gated_step(parameters, predicted, step, offsets[t])
         close(Moments(*(m[:, 0] for m in filtered)), Moments(*(m[0, t] for m in expected.filtered)))
         seen = seen or bool(PRESENT[case][t])
-        message = message if seen else start
+        predicted = predicted if seen else start
 
 
 @jax.jit
-def gated_step(parameters, message: Moments, evidence: Gaussian, offsets):
-    return filter_step(partial(apply_gated, parameters), PRIOR, message, evidence, offsets)
+def gated_step(parameters, predicted: Moments, evidence: Gaussian, offsets):
+    return filter_step(partial(apply_gated, parameters), PRIOR, predicted, evidence, offsets)
 
 
 def test_views_share_the_points():
@@ -282,7 +284,7 @@ def test_views_share_the_points():
     ]
     parameters, offsets = gated_parameters(4), offsets_of("particles", 4, TIME, 2)
     together = gated_filter("backward", parameters, stacked(*each), offsets)
-    assert together.message.mean.shape == (2, 4, TIME, 2)
+    assert together.predicted.mean.shape == (2, 4, TIME, 2)
     for v, evidence in enumerate(each):
         alone = gated_filter("backward", parameters, evidence, offsets)
         close_posteriors(alone, jax.tree.map(lambda leaf, v=v: leaf[v], together))
@@ -290,13 +292,13 @@ def test_views_share_the_points():
 
 @DIRECTIONS
 def test_messages_stay_within_reach_of_the_prior(direction):
-    """A transition that pushes far away and is sure of itself: held at REACH sd of p(z)."""
+    """A transition that pushes far away and is sure of itself: held at MAX_DEVIATION sd of p(z)."""
 
     def pushing(z: jax.Array) -> Moments:
         return Moments(z + np.array([[1e3], [-1e3]]), 1e-4 + 0 * z)
 
     evidence = batched(draw_evidence(8, PRESENT["stretch missing"], 2))
-    message = FILTERS[direction](pushing, PRIOR, evidence, sigma_points(2)).message
-    moved = np.array(message.mean)[0, slice(0, -1) if direction == "backward" else slice(1, None)]
-    edge = PRIOR.mean + np.array([REACH, -REACH]) * PRIOR.sd
+    predicted = FILTERS[direction](pushing, PRIOR, evidence, sigma_points(2)).predicted
+    moved = np.array(predicted.mean)[0, slice(0, -1) if direction == "backward" else slice(1, None)]
+    edge = PRIOR.mean + np.array([MAX_DEVIATION, -MAX_DEVIATION]) * PRIOR.sd
     np.testing.assert_allclose(moved, np.tile(edge, (TIME - 1, 1)))

@@ -40,10 +40,10 @@ def check(found: Moments, mean: float, variance: float) -> None:
 
 @pytest.mark.parametrize("mean, variance", PAIRS)
 def test_natural_is_the_exponent_of_the_density(mean, variance):
-    """The log density's derivatives: shift = slope at 0, precision = -curvature."""
+    """The log density's derivatives: weighted_mean = slope at 0, precision = -curvature."""
     found = gaussian.natural(Moments(jnp.array(mean), jnp.array(variance)))
     low, middle, high = (log_normal(np.array(z), mean, variance) for z in (-0.01, 0.0, 0.01))
-    np.testing.assert_allclose(found.shift, (high - low) / 0.02, rtol=1e-7)
+    np.testing.assert_allclose(found.weighted_mean, (high - low) / 0.02, rtol=1e-7)
     np.testing.assert_allclose(found.precision, -(high - 2 * middle + low) / 1e-4, rtol=1e-6)
     check(Moments(*(leaf[None] for leaf in gaussian.moments(found))), mean, variance)
 
@@ -70,7 +70,7 @@ def test_quotient_by_a_narrower_density_is_improper():
     narrow, wide = gaussians(PAIRS[1], PAIRS[0])
     ratio = gaussian.quotient(gaussian.natural(wide), gaussian.natural(narrow))
     np.testing.assert_allclose(ratio.precision, [1 / 1.2 - 4.0])
-    np.testing.assert_allclose(ratio.shift, [0.3 / 1.2 + 4.0])
+    np.testing.assert_allclose(ratio.weighted_mean, [0.3 / 1.2 + 4.0])
 
 
 @pytest.mark.parametrize("expert", [*PAIRS[1:], (50.0, 1e6), (0.2, 1e-6)])
@@ -91,17 +91,17 @@ def test_mask_leaves_the_neutral_expert():
     kept, masked = jnp.array([True, False, False]), jnp.array([2.0, jnp.nan, jnp.inf])
     expert = gaussian.mask(Gaussian(masked, -masked), kept)
     np.testing.assert_array_equal(expert.precision, [2, 0, 0])
-    np.testing.assert_array_equal(expert.shift, [-2, 0, 0])
+    np.testing.assert_array_equal(expert.weighted_mean, [-2, 0, 0])
     prior = Gaussian(jnp.array([1.0, 0.7, 3.0]), jnp.array([1.0, 0.1, -3.0]))
     np.testing.assert_array_equal(gaussian.product(prior, expert).precision, [3.0, 0.7, 3.0])
-    np.testing.assert_array_equal(gaussian.product(prior, expert).shift, [-1.0, 0.1, -3.0])
+    np.testing.assert_array_equal(gaussian.product(prior, expert).weighted_mean, [-1.0, 0.1, -3.0])
 
 
 def test_mask_broadcasts_over_the_latent_axis():
     keep = jnp.array([[True], [False]])
     expert = gaussian.mask(Gaussian(jnp.ones((2, 3)), jnp.full((2, 3), 5.0)), keep)
     np.testing.assert_array_equal(expert.precision, [[1, 1, 1], [0, 0, 0]])
-    np.testing.assert_array_equal(expert.shift, [[5, 5, 5], [0, 0, 0]])
+    np.testing.assert_array_equal(expert.weighted_mean, [[5, 5, 5], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("q", PAIRS)
@@ -167,10 +167,10 @@ def test_sigma_points_carry_a_linear_map_exactly(latent):
 def test_degenerate_input_stays_finite_in_value_and_gradient():
     """A precision or variance of 0 meets the floor: nothing divides by zero."""
 
-    def through(precision, shift, variance):
-        there = gaussian.moments(Gaussian(precision, shift))
-        back = gaussian.natural(Moments(shift, variance))
-        return there.mean + there.variance + there.sd + back.precision + back.shift
+    def through(precision, weighted_mean, variance):
+        there = gaussian.moments(Gaussian(precision, weighted_mean))
+        back = gaussian.natural(Moments(weighted_mean, variance))
+        return there.mean + there.variance + there.sd + back.precision + back.weighted_mean
 
     inputs = (jnp.array(0.0), jnp.array(0.5), jnp.array(0.0))
     values = [through(*inputs), *jax.grad(through, (0, 1, 2))(*inputs)]

@@ -109,7 +109,7 @@ def test_every_chain_gives_the_log_evidence(case):
     )
     z = np.array(found.states)
     terms = log_normal(z, *found.prior) - log_normal(z, *found.posterior)
-    terms += evidence.shift * z - evidence.precision * z**2 / 2
+    terms += evidence.weighted_mean * z - evidence.precision * z**2 / 2
     np.testing.assert_allclose(terms.sum((1, 2)), log_evidence(chain, evidence), atol=1e-8)
 
 

@@ -11,9 +11,9 @@ from jdmm.likelihoods import (
     Categorical,
     Normal,
     NormalMixture,
+    constrain_sd,
     mixture_log_prob,
-    positive,
-    unpositive,
+    unconstrain_sd,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -44,8 +44,8 @@ def raws(*arrays: np.ndarray) -> tuple[jax.Array, ...]:
 
 def test_positive():
     """log(1 + exp(raw)) + 0.001, at least the floor and linear far up."""
-    np.testing.assert_allclose(positive(jnp.array(RAW_SD)), SD, rtol=1e-12)
-    np.testing.assert_allclose(positive(jnp.array([-1e3, 1e3])), [1e-3, 1e3 + 1e-3])
+    np.testing.assert_allclose(constrain_sd(jnp.array(RAW_SD)), SD, rtol=1e-12)
+    np.testing.assert_allclose(constrain_sd(jnp.array([-1e3, 1e3])), [1e-3, 1e3 + 1e-3])
 
 
 def test_normal_log_prob():
@@ -177,23 +177,23 @@ def test_mixture_log_prob_far_in_the_tail():
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_spread(scale):
     """Normals have `scale` times their sd, odds are taken to the power 1 / scale."""
-    mean, raw_sd = Normal().spread(raws(MEAN, RAW_SD), scale)
+    mean, raw_sd = Normal().rescale(raws(MEAN, RAW_SD), scale)
     np.testing.assert_array_equal(mean, MEAN)
-    np.testing.assert_allclose(positive(raw_sd), scale * SD, rtol=1e-9)
-    logits, means, raw_sds = NormalMixture(5).spread(raws(LOGITS, MEANS, RAW_SDS), scale)
+    np.testing.assert_allclose(constrain_sd(raw_sd), scale * SD, rtol=1e-9)
+    logits, means, raw_sds = NormalMixture(5).rescale(raws(LOGITS, MEANS, RAW_SDS), scale)
     np.testing.assert_array_equal(means, MEANS)
     np.testing.assert_array_equal(logits, LOGITS)
     expected = scale * (np.log1p(np.exp(RAW_SDS)) + 1e-3)
-    np.testing.assert_allclose(positive(raw_sds), expected, rtol=1e-9)
-    (logit,) = Bernoulli().spread(raws(LOGIT), scale)
+    np.testing.assert_allclose(constrain_sd(raw_sds), expected, rtol=1e-9)
+    (logit,) = Bernoulli().rescale(raws(LOGIT), scale)
     odds = sigmoid(np.array(logit)) / sigmoid(-np.array(logit))
     np.testing.assert_allclose(odds, np.exp(LOGIT) ** (1 / scale), rtol=1e-9)
-    (spread,) = Categorical(5).spread(raws(LOGITS), scale)
+    (spread,) = Categorical(5).rescale(raws(LOGITS), scale)
     np.testing.assert_allclose(spread, LOGITS / scale, rtol=1e-12)
 
 
 def test_unpositive():
-    """The inverse of `positive`; finite below what it can give."""
+    """The inverse of `constrain_sd`; finite below what it can give."""
     sd = np.array([0.0011, 0.002, 0.5, 3.0, 200.0])
-    np.testing.assert_allclose(positive(unpositive(jnp.array(sd))), sd, rtol=1e-9)
-    assert np.isfinite(unpositive(jnp.array([0.0, 1e-3]))).all()
+    np.testing.assert_allclose(constrain_sd(unconstrain_sd(jnp.array(sd))), sd, rtol=1e-9)
+    assert np.isfinite(unconstrain_sd(jnp.array([0.0, 1e-3]))).all()

@@ -18,7 +18,7 @@ from jdmm import (
     Categorical,
     InputError,
     Modality,
-    Structured,
+    StructuredInference,
     series_from_arrays,
 )
 from jdmm.evaluation import importance
@@ -31,7 +31,7 @@ KINDS = [
 
 
 def structured(direction="backward", missing="mask", **options):
-    return Structured(
+    return StructuredInference(
         MODALITIES, latent=2, hidden=3, direction=direction, missing=missing, **options
     )
 
@@ -40,7 +40,7 @@ MODELS = {
     **{f"{direction} {missing}": structured(direction, missing) for direction, missing in KINDS},
     "with features": structured(features_to_combiner=True),
     "mvae": MVAE(MODALITIES, latent=2, hidden=3),
-    "vrnn": VRNN(MODALITIES, latent=2, hidden=3, alone=0.5),
+    "vrnn": VRNN(MODALITIES, latent=2, hidden=3, unimodal=0.5),
     "vrnn gmm": VRNN(MODALITIES, latent=2, hidden=3, components=2),
     "rnn gmm": VRNN(MODALITIES, latent=0, hidden=3, components=2),
 }
@@ -103,7 +103,7 @@ def test_structured_posterior_is_that_of_its_networks(direction, missing, with_f
     name = "with features" if with_features else f"{direction} {missing}"
     drawn, data = variables(name), series()
     params = drawn["params"]
-    found = jax.jit(model.chain)(drawn, data, None)
+    found = jax.jit(model.posterior_path)(drawn, data, None)
     for row in range(3):
         length = int(data.lengths[row])
         summary = [[] for _ in range(length)]
@@ -150,7 +150,7 @@ def test_structured_posterior_is_that_of_its_networks(direction, missing, with_f
 def test_lengths_and_neighbours_change_nothing(name):
     """A series alone and unpadded has the posterior that it has in a batch."""
     model, data = MODELS[name], series(missing=0.2)
-    chain = jax.jit(model.chain)
+    chain = jax.jit(model.posterior_path)
     together = chain(variables(name), data, None)
     short = data.take(slice(1, 2))
     cut = jax.tree.map(lambda leaf: leaf[:, :4] if leaf.ndim == 3 else leaf, short)
@@ -162,7 +162,9 @@ def test_lengths_and_neighbours_change_nothing(name):
 
 @EACH
 def test_where_nothing_is_observed_the_posterior_is_the_prior(name):
-    chain = jax.jit(MODELS[name].chain)(variables(name), series(missing=1.0), jax.random.key(0))
+    chain = jax.jit(MODELS[name].posterior_path)(
+        variables(name), series(missing=1.0), jax.random.key(0)
+    )
     chex.assert_trees_all_close(chain.posterior, chain.prior, rtol=1e-5, atol=1e-6)
 
 
@@ -171,8 +173,8 @@ def test_where_nothing_is_observed_the_posterior_is_the_prior(name):
 def test_loss_and_gradient_are_finite(name, time):
     """Of a batch in which one series shows something, one nothing, and one everything."""
     model = MODELS[name]
-    parts = [series(time, missing, 1) for missing in (0.4, 1.0, 0.0)]
-    data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    ssm = [series(time, missing, 1) for missing in (0.4, 1.0, 0.0)]
+    data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *ssm)
 
     @jax.jit
     @jax.value_and_grad
@@ -188,20 +190,22 @@ def test_loss_and_gradient_are_finite(name, time):
 @EACH
 def test_samples_come_from_the_prior(name):
     model = MODELS[name]
-    states = jax.jit(model.sample, static_argnums=(2, 3))(variables(name), jax.random.key(0), 4, 7)
+    states = jax.jit(model.prior_samples, static_argnums=(2, 3))(
+        variables(name), jax.random.key(0), 4, 7
+    )
     assert states.shape[:2] == (4, 7) and np.isfinite(states).all()
-    decoded = model.decode(variables(name), states)
+    decoded = model.emissions(variables(name), states)
     assert {k: raw[0].shape[:3] for k, raw in decoded.items()} == {"x": (4, 7, 1), "y": (4, 7, 2)}
     assert np.std(decoded["x"][0], 0)[1:].min() > 0  # without latent states the first is one
     with pytest.raises(InputError, match="no backward transition"):
-        model.sample(variables(name), jax.random.key(0), 4, 7, reverse=True)
+        model.prior_samples(variables(name), jax.random.key(0), 4, 7, reverse=True)
 
 
 @pytest.mark.parametrize("name", ["mvae", "vrnn"])
 def test_experts_multiply(name):
     """Precisions and shifts of what each modality adds to the prior add up (first step)."""
     model, data = MODELS[name], series(time=1, missing=0.0)
-    chain = jax.jit(model.chain)
+    chain = jax.jit(model.posterior_path)
 
     def natural(names):
         keep = {k: np.array(k in names) for k in data.values}
@@ -223,7 +227,9 @@ def test_rnn_gmm_is_a_density():
     shapes = jax.eval_shape(model.init, jax.random.key(0), data)
     rng = np.random.default_rng(2)
     drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.7, leaf.shape), shapes)
-    found = importance.evidence(model, drawn, data, jax.random.key(0), (1,), len(pairs))
+    found = importance.log_likelihood_bounds(
+        model, drawn, data, jax.random.key(0), (1,), len(pairs)
+    )
     density = np.exp(found.bounds[1].astype(float))
     np.testing.assert_allclose(density.sum() * (grid[1] - grid[0]) ** 2, 1.0, rtol=1e-3)
 
@@ -236,16 +242,16 @@ def test_vrnn_likelihood():
     shapes = jax.eval_shape(model.init, jax.random.key(0), data)
     rng = np.random.default_rng(3)
     drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.4, leaf.shape), shapes)
-    found = importance.evidence(model, drawn, data, jax.random.key(0), (20_000,))
-    prior = model.chain(drawn, data, None).prior
+    found = importance.log_likelihood_bounds(model, drawn, data, jax.random.key(0), (20_000,))
+    prior = model.posterior_path(drawn, data, None).prior
     z = np.linspace(-8, 8, 2001)
     weight = stats.norm.pdf(z, prior.mean[0, 0], prior.sd[0, 0]) * (z[1] - z[0])
-    mean, raw_sd = model.decode(drawn, np.pad(z[:, None], ((0, 0), (0, 3))))["x"]
+    mean, raw_sd = model.emissions(drawn, np.pad(z[:, None], ((0, 0), (0, 3))))["x"]
     each = stats.norm.pdf(value, mean, np.log1p(np.exp(raw_sd)) + 1e-3)
     np.testing.assert_allclose(found.bounds[20_000], np.log(weight @ each), atol=0.03)
 
 
-@pytest.mark.parametrize("kind", [Structured, MVAE, VRNN])
+@pytest.mark.parametrize("kind", [StructuredInference, MVAE, VRNN])
 def test_categories(kind):
     """Labels are told apart, and a label's number has no meaning as a number."""
     model = kind((Modality("label", likelihood=Categorical(3)),), latent=2, hidden=4)
@@ -254,7 +260,7 @@ def test_categories(kind):
     fresh = jax.tree.map(
         lambda leaf: leaf + jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh
     )
-    mean = np.array(jax.jit(model.chain)(fresh, data, None).posterior.mean)[:, 0]
+    mean = np.array(jax.jit(model.posterior_path)(fresh, data, None).posterior.mean)[:, 0]
     assert len({tuple(row) for row in mean.round(4).tolist()}) == 4
     assert np.isfinite(model.loss(fresh, data, data, jax.random.key(0)).total(1.0))
 
@@ -262,11 +268,11 @@ def test_categories(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [
-        (Structured, {"direction": "sideways"}, "direction"),
-        (Structured, {"missing": "guess"}, "missing"),
-        (Structured, {"latent": 0}, "latent"),
+        (StructuredInference, {"direction": "sideways"}, "direction"),
+        (StructuredInference, {"missing": "guess"}, "missing"),
+        (StructuredInference, {"latent": 0}, "latent"),
         (MVAE, {"hidden": 0}, "hidden"),
-        (MVAE, {"alone": -1.0}, "alone"),
+        (MVAE, {"unimodal": -1.0}, "unimodal"),
         (VRNN, {"components": 0}, "components"),
         (VRNN, {"latent": -1}, "latent"),
     ],
@@ -290,5 +296,7 @@ def test_the_method_of_the_documentation():
     )
     told = jdmm.predict_all(model, variables, data, jax.random.key(0), 5)
     assert np.isfinite(told.mean["y"]).all()
-    bounds = importance.evidence(model, variables, data, jax.random.key(0), (1, 5)).bounds
+    bounds = importance.log_likelihood_bounds(
+        model, variables, data, jax.random.key(0), (1, 5)
+    ).bounds
     assert bounds[1].mean() < bounds[5].mean()

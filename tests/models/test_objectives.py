@@ -11,24 +11,24 @@ from jdmm import (
     LossWeights,
     Modality,
     Normal,
-    Points,
+    Quadrature,
     series_from_arrays,
 )
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Parts
+from jdmm.inference.posterior import StateSpaceModel
 from jdmm.likelihoods import SD_FLOOR
-from jdmm.models.objectives import mdmm_loss, prior_matching, reverse_nll
+from jdmm.models.objectives import mdmm_loss, prior_matching, time_reversal_nll
 
 STAY, NOISE = 0.8, 0.5  # z' ~ N(STAY z, 1 - STAY^2), stationary at N(0, 1); x ~ N(z, NOISE^2)
 COPIES = 20_000
 
 
-def linear_parts(shift: float = 0.0) -> Parts:
-    """The exact model as quotients; `shift` makes its transitions not stationary."""
+def linear_parts(weighted_mean: float = 0.0) -> StateSpaceModel:
+    """The exact model as quotients; `weighted_mean` makes its transitions not stationary."""
     precision = 1 / (1 - STAY**2) - 1
 
     def transition(z):
-        natural_shift = (STAY * z + shift) / (1 - STAY**2)
+        natural_shift = (STAY * z + weighted_mean) / (1 - STAY**2)
         return Moments(natural_shift / precision, jnp.full_like(z, 1 / precision))
 
     def encode(series):
@@ -46,7 +46,7 @@ def linear_parts(shift: float = 0.0) -> Parts:
         return states, jnp.full_like(states, raw_sd)
 
     prior = Moments(jnp.zeros(1), jnp.ones(1))
-    return Parts(prior, transition, transition, encode, decode)
+    return StateSpaceModel(prior, transition, transition, encode, decode)
 
 
 def observations(gap: bool = False):
@@ -64,7 +64,7 @@ def terms_of(values, weights, key=0):
         series,
         series,
         jax.random.key(key),
-        Points("sigma_points"),
+        Quadrature("sigma_points"),
         weights,
     )
 
@@ -72,7 +72,7 @@ def terms_of(values, weights, key=0):
 @pytest.mark.parametrize("gap", [False, True])
 def test_smoother_bound_is_the_exact_evidence_of_a_linear_model(gap):
     values = observations(gap)
-    loss = terms_of(values, LossWeights(filter=0.0, smoother=1.0, match=0.0))
+    loss = terms_of(values, LossWeights(filter=0.0, smoother=1.0, prior_matching=0.0))
     time = np.arange(len(values))
     covariance = STAY ** np.abs(time[:, None] - time) + NOISE**2 * np.eye(len(values))
     seen = ~np.isnan(values)
@@ -90,7 +90,7 @@ def test_smoother_bound_is_the_exact_evidence_of_a_linear_model(gap):
 
 def test_filter_bound_of_a_linear_model_in_closed_form():
     values = observations()
-    loss = terms_of(values, LossWeights(filter=1.0, smoother=0.0, match=0.0))
+    loss = terms_of(values, LossWeights(filter=1.0, smoother=0.0, prior_matching=0.0))
     mean, variance, nll, divergence = 0.0, 0.0, 0.0, 0.0  # of z_{t+1}; none behind the end
     for step, x in enumerate(reversed(values)):
         stay, prior = (0.0, 1.0) if step == 0 else (STAY, 1 - STAY**2)
@@ -110,7 +110,7 @@ def test_filter_bound_of_a_linear_model_in_closed_form():
 def test_prior_matching_sees_whether_transitions_are_stationary():
     key = jax.random.key(0)
     assert float(prior_matching(linear_parts(), key, COPIES)) < 1e-3
-    # both transitions move the mean by `shift`, with the variance kept: KL = shift^2 / 2 each
+    # both transitions move the mean by 0.5 and keep the variance: KL = 0.5^2 / 2 each
     moved = float(prior_matching(linear_parts(0.5), key, COPIES))
     assert moved == pytest.approx(2 * 0.5**2 / 2, abs=0.02)
 
@@ -125,7 +125,7 @@ def test_reverse_likelihood_of_a_stationary_chain_is_its_entropy():
     valid = jnp.arange(4)[None] < jnp.full((COPIES, 1), 3)  # the last step is padding
     entropy = 0.5 * np.log(2 * np.pi * np.e * (1 - STAY**2))  # the chain is reversible
     marginal = 0.5 * np.log(2 * np.pi * np.e)
-    found = float(reverse_nll(linear_parts(), states, valid)) / COPIES
+    found = float(time_reversal_nll(linear_parts(), states, valid)) / COPIES
     assert found == pytest.approx(2 * entropy + 3 * marginal, abs=0.05)
 
 
@@ -137,20 +137,20 @@ def bimodal():
     y[1, :, 0] = np.nan
     y[2] = np.nan
     series = series_from_arrays({"x": x, "y": y}, lengths=[5, 4, 2])
-    model = MDMM((Modality("x", 2), Modality("y", 2)), 2, 3, Points(count=3))
+    model = MDMM((Modality("x", 2), Modality("y", 2)), 2, 3, Quadrature("particles", 3))
     return model, model.init(jax.random.key(1), series), series
 
 
 def evaluate(bimodal, shown, **weights):
     model, variables, _ = bimodal
     loss = mdmm_loss(
-        model.parts(variables),
+        model.state_space(variables),
         model.likelihoods,
         shown,
         shown,
         jax.random.key(2),
-        model.points,
-        LossWeights(match=0.0, **weights),
+        model.quadrature,
+        LossWeights(prior_matching=0.0, **weights),
     )
     return loss
 
@@ -163,8 +163,8 @@ def only(series, name):
 @pytest.mark.parametrize("part", [{"smoother": 0.0}, {"filter": 0.0}])
 def test_views_add_up_to_separate_evaluations(bimodal, part):
     series = bimodal[2]
-    together = {"filter_alone": 0.0, "smoother_alone": 0.0, **part}
-    views = evaluate(bimodal, series, **{"filter_alone": 1.0, "smoother_alone": 1.0, **part})
+    together = {"filter_unimodal": 0.0, "smoother_unimodal": 0.0, **part}
+    views = evaluate(bimodal, series, **{"filter_unimodal": 1.0, "smoother_unimodal": 1.0, **part})
     joint = evaluate(bimodal, series, **together)
     alone = [evaluate(bimodal, only(series, name), **together) for name in ("x", "y")]
     summed = jax.tree.map(lambda *terms: sum(terms), joint.terms, *(a.terms for a in alone))
@@ -189,12 +189,12 @@ def test_the_filter_bound_fades_out(bimodal):
 
     def terms(progress):
         return mdmm_loss(
-            model.parts(variables),
+            model.state_space(variables),
             model.likelihoods,
             series,
             series,
             jax.random.key(2),
-            model.points,
+            model.quadrature,
             weights,
             progress,
         ).terms
@@ -217,7 +217,7 @@ def test_padding_changes_nothing(bimodal):
 
 def test_order_of_modalities_changes_nothing(bimodal):
     model, variables, series = bimodal
-    swapped = MDMM(model.modalities[::-1], 2, 3, Points(count=3))
+    swapped = MDMM(model.modalities[::-1], 2, 3, Quadrature("particles", 3))
     a, b = (m.loss(variables, series, series, jax.random.key(2)).terms for m in (model, swapped))
     chex.assert_trees_all_close(a, b, rtol=1e-4)
 

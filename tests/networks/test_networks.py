@@ -7,7 +7,13 @@ from jax import numpy as jnp
 
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
-from jdmm.networks import GatedTransition, LabelEncoder, MLPDecoder, MLPEncoder, handing_on
+from jdmm.networks import (
+    GatedTransition,
+    LabelEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    passthrough_initializers,
+)
 from jdmm.series import series_from_arrays
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -86,7 +92,7 @@ def test_gated_transition_starts_near_the_state():
 def test_layers_that_start_by_handing_on():
     """A share of the first inputs, beside what does not depend on them."""
     count, rng = 3, np.random.default_rng(3)
-    into, out = handing_on(count)
+    into, out = passthrough_initializers(count)
     first = np.array(into(jax.random.key(0), (5, 9)))
     z = rng.normal(size=(20, 5))
     beside = np.where(np.arange(5) < count, 0.0, z)
@@ -173,11 +179,11 @@ PAIR = MDMM((Modality("pair", 2), Modality("label", likelihood=Categorical(4))),
 
 @jax.jit
 def encode_pair(variables, series):
-    return PAIR.parts(variables).encode(series)
+    return PAIR.state_space(variables).encode(series)
 
 
 def encode(pair, label=0.0):
-    """Evidence of one step: ``(modality -> precision and shift, each (latent,))``."""
+    """Evidence of one step: modality -> natural parameters, each ``(latent,)``."""
     series = series_from_arrays({"pair": np.array([[pair]]), "label": np.array([[[label]]])})
     evidence = encode_pair(initialise(PAIR, series), series)
     return {name: np.stack([leaf[0, 0] for leaf in e]) for name, e in evidence.items()}
@@ -203,16 +209,16 @@ def test_a_missing_modality_gives_exactly_no_evidence_and_leaves_the_other():
 
 
 def test_evidence_is_the_encoder_in_natural_parameters():
-    """precision = 1 / sd^2 and shift = mean / sd^2 of the numpy encoder; padding has none."""
+    """Precision 1 / sd^2 and mean / sd^2 of the numpy encoder; padding has none."""
     model = MDMM((Modality("x"),), LATENT, HIDDEN)
     values = np.random.default_rng(8).normal(size=(2, 4, 1)).astype(np.float32)
     series = series_from_arrays({"x": values}, lengths=np.array([4, 2]))
     variables = initialise(model, series)
     mean, sd = mlp(variables["params"]["encoders_x"], values)
-    found = model.parts(variables).encode(series)["x"]
+    found = model.state_space(variables).encode(series)["x"]
     inside = (np.arange(4) < np.array([[4], [2]]))[..., None]
     np.testing.assert_allclose(found.precision, np.where(inside, sd**-2, 0), rtol=1e-6)
-    np.testing.assert_allclose(found.shift, np.where(inside, mean / sd**2, 0), rtol=1e-6)
+    np.testing.assert_allclose(found.weighted_mean, np.where(inside, mean / sd**2, 0), rtol=1e-6)
 
 
 def test_gradients_of_missing_evidence_are_zero():
@@ -234,7 +240,7 @@ def test_prior():
     model = MDMM((Modality("x"),), LATENT, HIDDEN)
     series = series_from_arrays({"x": np.zeros((1, 1))})
     variables = initialise(model, series)
-    params, prior = variables["params"], model.parts(variables).prior
+    params, prior = variables["params"], model.state_space(variables).prior
     close(prior, params["prior_mean"], np.exp(params["prior_log_sd"]) + 1e-3)
 
 
@@ -244,11 +250,11 @@ def test_parts_bind_each_network_to_its_own_parameters(name):
     model = MDMM((Modality("x"), Modality("y")), LATENT, HIDDEN)
     series = series_from_arrays({"x": np.zeros((1, 1)), "y": np.zeros((1, 1))})
     variables = initialise(model, series)
-    parts, params = model.parts(variables), variables["params"]
+    ssm, params = model.state_space(variables), variables["params"]
     z = np.random.default_rng(13).normal(size=LATENT)
     expected = gated_transition(params[f"{name}_transition"], z)
-    close(getattr(parts, name)(jnp.array(z)), *expected)
+    close(getattr(ssm, name)(jnp.array(z)), *expected)
     for modality in "xy":
         decoder = params[f"decoders_{modality}"]
         mean = affine(decoder["output_0"], relu(affine(decoder["hidden_layer"], z)))
-        np.testing.assert_allclose(parts.decode(modality, jnp.array(z))[0], mean, rtol=1e-10)
+        np.testing.assert_allclose(ssm.decode(modality, jnp.array(z))[0], mean, rtol=1e-10)

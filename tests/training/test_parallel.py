@@ -168,7 +168,7 @@ def test_both_ways_of_jax_to_tell_of_a_lost_process(monkeypatch, kind):
     """Which one it is depends on where the failure is met; other errors stay as they are."""
 
     def fail(error: Exception) -> None:
-        with parallel.peers():
+        with parallel.report_lost_peers():
             raise error
 
     told = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer"
@@ -192,7 +192,7 @@ def test_a_batch_that_cannot_be_divided_is_refused():
 @pytest.mark.parametrize("limit", [-1, 1000])
 def test_devices_that_are_not_there_are_refused(limit):
     with pytest.raises(InputError, match="expected devices within"):
-        Devices.found(limit)
+        Devices.available(limit)
 
 
 @pytest.mark.parametrize(

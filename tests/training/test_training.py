@@ -15,7 +15,7 @@ from jdmm import (
     InputError,
     LossWeights,
     Modality,
-    Points,
+    Quadrature,
     TrainSettings,
     fit,
     series_from_arrays,
@@ -28,8 +28,15 @@ TIME = 6
 
 
 def tiny_model() -> MDMM:
-    weights = LossWeights(match_particles=4)
-    return MDMM((Modality("x"), Modality("y")), 2, 3, Points(count=2), Points(count=3), weights)
+    weights = LossWeights(prior_matching_particles=4)
+    return MDMM(
+        (Modality("x"), Modality("y")),
+        2,
+        3,
+        Quadrature("particles", 2),
+        Quadrature("particles", 3),
+        weights,
+    )
 
 
 def waves(count: int, seed: int = 0):
@@ -332,7 +339,7 @@ def test_divergence_names_quantity_and_step_and_keeps_the_last_state():
         {"learning_rate": float("nan")},
         {"schedule": "exotic"},
         {"beta_fall": (0.9, 0.5)},
-        {"average": 1.0},
+        {"ema_decay": 1.0},
         {"patience": -1},
         {"restarts": 0},
         {"restarts": 2, "restart_epochs": (3,)},

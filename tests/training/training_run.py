@@ -14,7 +14,7 @@ from jdmm import (
     MDMM,
     LossWeights,
     Modality,
-    Points,
+    Quadrature,
     TrainSettings,
     series_from_arrays,
 )
@@ -36,8 +36,8 @@ def main(output: str, *limits: str) -> None:
         (Modality("x"), Modality("y")),
         latent=2,
         hidden=3,
-        points=Points(count=3),
-        weights=LossWeights(filter_alone=0.0, smoother_alone=0.0, reverse=0.1),
+        quadrature=Quadrature("particles", 3),
+        weights=LossWeights(filter_unimodal=0.0, smoother_unimodal=0.0, reverse=0.1),
     )
     how = TrainSettings(epochs=17, batch_size=BATCH)  # 17 epochs of 3 steps, the last is not run
     jax.devices()  # waits for all processes by itself
@@ -52,14 +52,14 @@ def main(output: str, *limits: str) -> None:
             how,
             progress,
             interrupted=lambda steps: steps == STEPS,
-            devices=Devices.found(int(limit)),
+            devices=Devices.available(int(limit)),
         ):
             if progress.records:
                 losses.append(progress.records[0]["train/loss"])
         leaves = jax.tree.leaves(progress.state.variables)
         found[f"losses{limit}"] = np.array(losses)
         found[f"variables{limit}"] = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    if parallel.leads():
+    if parallel.is_primary():
         np.savez(output, **found)
 
 

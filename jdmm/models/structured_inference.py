@@ -1,9 +1,9 @@
 """Structured inference networks over the transitions and emissions of a deep Markov model.
 
 Krishnan, Shalit & Sontag, *Structured Inference Networks for Nonlinear State Space Models*, AAAI
-2017. A recurrent network per modality runs over the observations, forwards or backwards (then it
-is their deep Kalman smoother), and a combiner makes q(z_t | z_{t-1}, h_t) of its states. Missing
-inputs are zeros ("mask"), or the network keeps its state there ("skip").
+2017. A recurrent network per modality runs over the observations, forwards or backwards (then it is
+their deep Kalman smoother). A combiner computes q(z_t | z_{t-1}, h_t) from the recurrent states.
+Missing inputs are zeros ("mask"), or the network keeps its state where they are missing ("skip").
 """
 
 import functools
@@ -14,23 +14,26 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from jdmm.data.modality import Modality
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian
 from jdmm.inference.gaussian import Moments
-from jdmm.inference.smoothing import SmoothedPosterior
-from jdmm.likelihoods import Raw, positive
-from jdmm.models.base import ChainModel, Modality, Variables, bound, decoder_of, features_of
-from jdmm.networks import GRU, GatedTransition, StateDense, handing_on
+from jdmm.inference.smoothing import PosteriorPath
+from jdmm.likelihoods import Raw, constrain_sd
+from jdmm.models.base import Variables
+from jdmm.models.dynamical_vae import DynamicalVAE
+from jdmm.models.emission import bind, make_decoder, network_inputs, refuse_encoders
+from jdmm.networks import GRU, GatedTransition, StateDense, passthrough_initializers
 from jdmm.series import Series
 
 DIRECTIONS, MISSING = ("forward", "backward"), ("mask", "skip")
 
-HANDED_ON = 0.7
-"""Of z_{t-1}, what the mean of q(z_t | z_{t-1}, h_t) starts as, beside random functions of h_t.
+PASSTHROUGH = 0.7
+"""The mean of q(z_t | z_{t-1}, h_t) starts as this share of z_{t-1} plus random functions of h_t.
 
-More starts of backward networks learned the dynamics so than from wholly random combiners; of
-forward ones as many (docs/reproduction.md). The sd starts without z_{t-1}: states that fed
-themselves could grow without end.
+With it, more starts of backward networks learn the dynamics than with random combiners; of forward
+networks as many (docs/reproduction.md). The sd starts independent of z_{t-1}, because states that
+feed back into their own sd could grow without bound.
 """
 
 
@@ -51,22 +54,24 @@ class Networks(nn.Module):
             name: self.param(f"start_{name}", nn.initializers.zeros, (self.hidden, 1))
             for name in names
         }
-        into, out = handing_on(min(self.latent, self.hidden // 2))
+        into, out = passthrough_initializers(min(self.latent, self.hidden // 2))
         self.combiner = StateDense(self.hidden, into)
-        self.mean = StateDense(self.latent, out(HANDED_ON))
+        self.mean = StateDense(self.latent, out(PASSTHROUGH))
         self.sd = StateDense(self.latent, out(0.0))
-        self.decoders = {m.name: decoder_of(m, self.hidden) for m in self.modalities}
+        self.decoders = {m.name: make_decoder(m, self.hidden) for m in self.modalities}
 
     def embed(self, name: str, values: jax.Array, observed: jax.Array) -> jax.Array:
-        """Features ``(hidden, *)`` of ``(feature, *)``; zeros where nothing is observed."""
+        """Features ``(hidden, *)`` from ``(feature, *)``; zeros where nothing is observed."""
         modality = next(m for m in self.modalities if m.name == name)
         inputs = jnp.moveaxis(
-            features_of(modality, jnp.moveaxis(values, 0, -1), jnp.moveaxis(observed, 0, -1)), -1, 0
+            network_inputs(modality, jnp.moveaxis(values, 0, -1), jnp.moveaxis(observed, 0, -1)),
+            -1,
+            0,
         )
         return jnp.where(jnp.any(observed, 0), nn.relu(self.embeddings[name](inputs)), 0.0)
 
     def gates(self, name: str, features: jax.Array) -> jax.Array:
-        """The part of the recurrent network's gates that its inputs give."""
+        """The contribution of the inputs to the gates of the recurrent network."""
         return self.recurrent[name].gates(features)
 
     def step(self, name: str, state: jax.Array, gates: jax.Array) -> jax.Array:
@@ -74,13 +79,13 @@ class Networks(nn.Module):
         return self.recurrent[name](state, gates)
 
     def start(self, name: str) -> jax.Array:
-        """Its first state."""
+        """The initial state of the recurrent network."""
         return self.starts[name]
 
     def combine(self, state: jax.Array, summary: jax.Array) -> Moments:
-        """q(z_t | z_{t-1}, h_t) from ``(latent, n)`` and all modalities' ``(*, n)``."""
+        """q(z_t | z_{t-1}, h_t) from z_{t-1} ``(latent, n)`` and all h_t ``(*, n)``."""
         inner = nn.relu(self.combiner(jnp.concatenate([state, summary])))
-        return Moments(self.mean(inner), positive(self.sd(inner)) ** 2)
+        return Moments(self.mean(inner), constrain_sd(self.sd(inner)) ** 2)
 
     def move(self, state: jax.Array) -> Moments:
         """p(z_t | z_{t-1})."""
@@ -92,13 +97,13 @@ class Networks(nn.Module):
 
 
 @dataclass(frozen=True)
-class Structured(ChainModel):
+class StructuredInference(DynamicalVAE):
     """A deep Markov model with p(z_1) = N(0, 1) and a structured inference network.
 
     Attributes:
         direction: of the recurrent networks, "forward" or "backward".
         missing: what they do where nothing is observed: "mask" or "skip".
-        features_to_combiner: whether it is given the embedded observations as well.
+        features_to_combiner: whether the combiner also takes the embedded observations.
     """
 
     direction: str = "backward"
@@ -106,8 +111,9 @@ class Structured(ChainModel):
     features_to_combiner: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be."""
+        """Checks the values."""
         super().__post_init__()
+        refuse_encoders(self.modalities, "a structured inference network")
         for name, known in (("direction", DIRECTIONS), ("missing", MISSING)):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -121,7 +127,7 @@ class Structured(ChainModel):
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables."""
-        del series
+        self.check(series)
 
         def touch(networks: Networks) -> None:
             state = jnp.zeros((self.latent, 1))
@@ -138,19 +144,19 @@ class Structured(ChainModel):
 
         return nn.init(touch, self.networks)(key)
 
-    def decode(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
+    def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        decode = bound(self.networks, variables)(Networks.decode)
+        decode = bind(self.networks, variables)(Networks.decode)
         return {modality.name: decode(modality.name, states) for modality in self.modalities}
 
-    def chain(
+    def posterior_path(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
-    ) -> SmoothedPosterior:
-        """One pass; after a series' last observation the posterior is the prior."""
-        own = bound(self.networks, variables)
+    ) -> PosteriorPath:
+        """One pass forwards; after the last observation of a series the posterior is the prior."""
+        own = bind(self.networks, variables)
         combine, move = own(Networks.combine), own(Networks.move)
-        summary, seen = self._summary(variables, series)
-        informed = jax.lax.associative_scan(jnp.logical_or, seen, reverse=True)
+        summary, observed = self._recurrent_states(variables, series)
+        informed = jax.lax.associative_scan(jnp.logical_or, observed, reverse=True)
         noise = self.noise(series, key, scale)
 
         def _step(carry, inputs):
@@ -169,14 +175,16 @@ class Structured(ChainModel):
             return (state, jnp.zeros_like(first)), (prior, posterior, state)
 
         start = (jnp.zeros(noise.shape[1:]), jnp.array(True))
-        _, chain = jax.lax.scan(_step, start, (summary, informed, noise))
-        return SmoothedPosterior(
-            *jax.tree.map(lambda leaf: filtering.unfold(leaf, [series.batch]), chain)
+        _, path = jax.lax.scan(_step, start, (summary, informed, noise))
+        return PosteriorPath(
+            *jax.tree.map(lambda leaf: filtering.unflatten_batch(leaf, [series.batch]), path)
         )
 
-    def _summary(self, variables: Variables, series: Series) -> tuple[jax.Array, jax.Array]:
-        """What the recurrent networks know, ``(time, *, batch)``, and where anything is seen."""
-        own = bound(self.networks, variables)
+    def _recurrent_states(
+        self, variables: Variables, series: Series
+    ) -> tuple[jax.Array, jax.Array]:
+        """Inputs of the combiner ``(time, *, batch)``, and where anything is observed."""
+        own = bind(self.networks, variables)
         embed, gates = own(Networks.embed), own(Networks.gates)
         advance, start = own(Networks.step), own(Networks.start)
         features, inputs, seen = {}, {}, {}
@@ -189,7 +197,7 @@ class Structured(ChainModel):
             seen[name] = jnp.any(observed, 1)
             features[name] = jax.vmap(lambda *step, name=name: embed(name, *step))(values, observed)
             inputs[name] = jax.vmap(lambda step, name=name: gates(name, step))(features[name])
-        # behind its end a series has no steps, and "mask" none to show
+        # after its end a series has no steps, so "mask" does not advance there either
         moves = {name: series.valid.T for name in seen} if self.missing == "mask" else seen
 
         def _step(states, step):

@@ -6,9 +6,10 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from jdmm import InputError, Modality, series_from_arrays
-from jdmm.likelihoods import positive
-from jdmm.models.linear import Linear, Parameters, draw_states, em_step, kalman_smoother
-from jdmm.models.simple import Simple
+from jdmm.inference.kalman import Parameters, kalman_smoother, sample_posterior
+from jdmm.likelihoods import constrain_sd
+from jdmm.models.baselines import ImputationBaseline
+from jdmm.models.linear_gaussian import LinearGaussianSSM, em_step, in_chunks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -26,33 +27,41 @@ def parameters(seed=0):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(2, LATENT, LATENT))
     return Parameters(
-        mean=rng.normal(size=LATENT),
-        covariance=root[0] @ root[0].T + 0.1 * np.eye(LATENT),
-        transition=0.6 * rng.normal(size=(LATENT, LATENT)),
-        drift=rng.normal(size=LATENT),
-        noise=0.3 * root[1] @ root[1].T + 0.05 * np.eye(LATENT),
+        initial_mean=rng.normal(size=LATENT),
+        initial_covariance=root[0] @ root[0].T + 0.1 * np.eye(LATENT),
+        dynamics=0.6 * rng.normal(size=(LATENT, LATENT)),
+        dynamics_bias=rng.normal(size=LATENT),
+        dynamics_covariance=0.3 * root[1] @ root[1].T + 0.05 * np.eye(LATENT),
         emission=rng.normal(size=(FEATURES, LATENT)),
-        offset=rng.normal(size=FEATURES),
-        variance=rng.uniform(0.1, 0.5, FEATURES),
+        emission_bias=rng.normal(size=FEATURES),
+        emission_variance=rng.uniform(0.1, 0.5, FEATURES),
     )
 
 
 def joint(p, time=TIME):
     """Means and covariances of all states, and of all values given them, as one Gaussian."""
-    size = len(p.mean)
+    size = len(p.initial_mean)
     mean, covariance = np.zeros(time * size), np.zeros((time * size, time * size))
     for t in range(time):
         own = slice(t * size, (t + 1) * size)
         past = slice((t - 1) * size, t * size)
         if t == 0:
-            mean[own], covariance[own, own] = p.mean, p.covariance
+            mean[own], covariance[own, own] = p.initial_mean, p.initial_covariance
             continue
-        mean[own] = p.transition @ mean[past] + p.drift
-        covariance[own, : t * size] = p.transition @ covariance[past, : t * size]
+        mean[own] = p.dynamics @ mean[past] + p.dynamics_bias
+        covariance[own, : t * size] = p.dynamics @ covariance[past, : t * size]
         covariance[: t * size, own] = covariance[own, : t * size].T
-        covariance[own, own] = p.transition @ covariance[past, past] @ p.transition.T + p.noise
+        covariance[own, own] = (
+            p.dynamics @ covariance[past, past] @ p.dynamics.T + p.dynamics_covariance
+        )
     emission = np.kron(np.eye(time), p.emission)
-    return mean, covariance, emission, np.tile(p.offset, time), np.tile(p.variance, time)
+    return (
+        mean,
+        covariance,
+        emission,
+        np.tile(p.emission_bias, time),
+        np.tile(p.emission_variance, time),
+    )
 
 
 def exact(p, values, seen):
@@ -78,12 +87,12 @@ def test_smoother_is_exact(name):
     mean, covariance, log_prob = exact(p, values, seen)
     found = jax.jit(kalman_smoother)(p, values, seen)
     blocks = covariance.reshape(TIME, LATENT, TIME, LATENT)
-    np.testing.assert_allclose(found[0].ravel(), mean, atol=1e-9)
+    np.testing.assert_allclose(found.mean.ravel(), mean, atol=1e-9)
     for t in range(TIME):
-        np.testing.assert_allclose(found[1][t], blocks[t, :, t], atol=1e-9)
+        np.testing.assert_allclose(found.covariance[t], blocks[t, :, t], atol=1e-9)
     for t in range(TIME - 1):
-        np.testing.assert_allclose(found[2][t], blocks[t + 1, :, t], atol=1e-9)
-    np.testing.assert_allclose(found[3], log_prob, atol=1e-8)
+        np.testing.assert_allclose(found.cross_covariance[t], blocks[t + 1, :, t], atol=1e-9)
+    np.testing.assert_allclose(found.log_likelihood, log_prob, atol=1e-8)
 
 
 def test_draws_have_the_exact_covariance():
@@ -91,7 +100,7 @@ def test_draws_have_the_exact_covariance():
     values = np.where(seen, np.random.default_rng(1).normal(0, 2, (TIME, FEATURES)), 0.0)
     mean, covariance, _ = exact(p, values, seen)
     noise = np.random.default_rng(2).normal(size=(100_000, TIME, LATENT))
-    draws = jax.jit(jax.vmap(lambda own: draw_states(p, values, seen, own)))(noise)
+    draws = jax.jit(jax.vmap(lambda own: sample_posterior(p, values, seen, own)))(noise)
     draws = np.array(draws).reshape(len(noise), -1)
     scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
     assert (np.abs(draws.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / len(noise))).all()
@@ -101,14 +110,16 @@ def test_draws_have_the_exact_covariance():
 def drawn_series(count=60, time=12):
     """From known parameters, a third of the values missing, lengths from 4 on."""
     p, rng = parameters(4), np.random.default_rng(5)
-    state = rng.multivariate_normal(p.mean, p.covariance, count)
+    state = rng.multivariate_normal(p.initial_mean, p.initial_covariance, count)
     rows = []
     for t in range(time):
         if t:
-            step = rng.multivariate_normal(np.zeros(LATENT), p.noise, count)
-            state = state @ p.transition.T + p.drift + step
+            step = rng.multivariate_normal(np.zeros(LATENT), p.dynamics_covariance, count)
+            state = state @ p.dynamics.T + p.dynamics_bias + step
         rows.append(
-            state @ p.emission.T + p.offset + rng.normal(size=(count, FEATURES)) * p.variance**0.5
+            state @ p.emission.T
+            + p.emission_bias
+            + rng.normal(size=(count, FEATURES)) * p.emission_variance**0.5
         )
     values = np.stack(rows, 1)
     values[rng.random(values.shape) < 0.33] = np.nan
@@ -119,15 +130,17 @@ def drawn_series(count=60, time=12):
 def test_em_never_lowers_the_likelihood():
     """From its own start, and from the parameters that drew the series, which it then beats."""
     series, truth = drawn_series()
-    model = Linear((Modality("x", features=2), Modality("y")), latent=LATENT, iterations=150)
+    model = LinearGaussianSSM(
+        (Modality("x", features=2), Modality("y")), latent=LATENT, iterations=150
+    )
     values = np.concatenate([series.values["x"], series.values["y"]], -1).astype(float)
     seen = np.concatenate([series.observed["x"], series.observed["y"]], -1)
     valid = np.array(series.valid)
-    step = jax.jit(em_step)
-    for start in (model.start(values, seen), truth):
-        told, p = [], start
+    chunks = [in_chunks(leaf, 25) for leaf in (values, seen, valid)]
+    for initial in (model.initial_parameters(values, seen), truth):
+        told, p = [], initial
         for _ in range(60):
-            p, log_likelihood = step(p, values, seen, valid)
+            p, log_likelihood = em_step(p, *chunks)
             told.append(float(log_likelihood))
         assert (np.diff(told) > -1e-6 * np.abs(told[0])).all() and told[-1] > told[0] + 3
     fitted = model.fit(series)
@@ -138,13 +151,17 @@ def test_em_never_lowers_the_likelihood():
 
 
 def test_a_series_does_not_depend_on_its_padding():
-    model = Linear((Modality("x", features=2), Modality("y")), latent=LATENT, iterations=3)
+    model = LinearGaussianSSM(
+        (Modality("x", features=2), Modality("y")), latent=LATENT, iterations=3
+    )
     series, truth = drawn_series(3)
     short = int(series.lengths[0])
     cut = jax.tree.map(lambda leaf: leaf[:1, :short] if leaf.ndim == 3 else leaf[:1], series)
     key = jax.random.key(0)
-    padded = model.infer(truth._asdict(), series, key).states[:1, :short]
-    np.testing.assert_allclose(model.infer(truth._asdict(), cut, key).states, padded, atol=1e-9)
+    padded = model.posterior_mean(truth._asdict(), series, key).states[:1, :short]
+    np.testing.assert_allclose(
+        model.posterior_mean(truth._asdict(), cut, key).states, padded, atol=1e-9
+    )
 
 
 X = np.array([[np.nan, 1.0, np.nan, np.nan, 4.0, 6.0, np.nan]])
@@ -160,17 +177,19 @@ X = np.array([[np.nan, 1.0, np.nan, np.nan, 4.0, 6.0, np.nan]])
 )
 def test_simple_baselines(kind, mean, steps):
     """Means, and variances in units of that of one step, at most that of the values."""
-    model = Simple((Modality("x"),), kind)
+    model = ImputationBaseline((Modality("x"),), kind)
     fitted = {"mean": np.array([3.0]), "variance": np.array([9.0]), "step": np.array([2.0])}
-    found = model.infer(fitted, series_from_arrays({"x": X}), jax.random.key(0))
+    found = model.posterior_mean(fitted, series_from_arrays({"x": X}), jax.random.key(0))
     np.testing.assert_allclose(found.posterior.mean[0, :, 0], mean, rtol=1e-6)
-    told, raw_sd = model.decode(fitted, found.states)["x"]
+    told, raw_sd = model.emissions(fitted, found.states)["x"]
     np.testing.assert_allclose(told[0, :, 0], mean, rtol=1e-6)
     expected = np.minimum(2.0 * np.array(steps), 9.0)
     np.testing.assert_allclose(found.posterior.variance[0, :, 0], expected, rtol=1e-6)
     sd = np.maximum(np.sqrt(expected), 1.1e-3)  # that of what is seen is as small as it can be
-    np.testing.assert_allclose(positive(raw_sd)[0, :, 0], sd, rtol=1e-5)
-    wide = model.draw(fitted, series_from_arrays({"x": X}), jax.random.key(0), 3, 2.0).states
+    np.testing.assert_allclose(constrain_sd(raw_sd)[0, :, 0], sd, rtol=1e-5)
+    wide = model.posterior_samples(
+        fitted, series_from_arrays({"x": X}), jax.random.key(0), 3, 2.0
+    ).states
     assert wide.shape == (3, 1, 7, 2)
     np.testing.assert_allclose(wide[2, 0, :, 1], 2 * np.sqrt(expected), rtol=1e-6)
 
@@ -192,7 +211,7 @@ def test_simple_log_likelihood(kind, mask):
             covariance = variance[feature] * np.eye(len(when))
         joint = multivariate_normal(np.full(len(when), mean[feature]), covariance)
         expected += joint.logpdf(values[when, feature])
-    model = Simple((Modality("x", features=2), Modality("y")), kind)
+    model = ImputationBaseline((Modality("x", features=2), Modality("y")), kind)
     shown = np.where(mask, values, np.nan)[None]
     series = series_from_arrays({"x": shown[..., :2], "y": shown[..., 2:]})
     fitted = {"mean": mean, "variance": variance, "step": step}
@@ -201,19 +220,19 @@ def test_simple_log_likelihood(kind, mask):
 
 def test_simple_fit():
     series = series_from_arrays({"x": X})
-    found = Simple((Modality("x"),), "mean").fit(series)
+    found = ImputationBaseline((Modality("x"),), "mean").fit(series)
     values = np.array([1, 4, 6])
     np.testing.assert_allclose(found["mean"], values.mean(), rtol=1e-6)
     np.testing.assert_allclose(found["variance"], values.var(), rtol=1e-6)
     np.testing.assert_allclose(found["step"], 4.0, rtol=1e-6)
     with pytest.raises(InputError, match="twice in a row"):
-        apart = series_from_arrays({"x": X[:, :5]})
-        Simple((Modality("x"),), "mean").fit(apart)
+        gaps = series_from_arrays({"x": X[:, :5]})
+        ImputationBaseline((Modality("x"),), "mean").fit(gaps)
     with pytest.raises(InputError, match="kind"):
-        Simple((Modality("x"),), "guess")
+        ImputationBaseline((Modality("x"),), "guess")
 
 
 def test_more_states_than_values():
     series = series_from_arrays({"x": X})
     with pytest.raises(InputError, match="model.latent of at most 7"):
-        Linear((Modality("x"),), latent=8).fit(series)
+        LinearGaussianSSM((Modality("x"),), latent=8).fit(series)

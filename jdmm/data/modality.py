@@ -1,0 +1,105 @@
+"""Modalities, and the check of series against them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flax import linen as nn
+from jax.core import Tracer
+
+from jdmm.errors import InputError
+from jdmm.likelihoods import Likelihood, Normal
+from jdmm.series import Series
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One observation sequence x^m of a model.
+
+    Attributes:
+        name: its key in `Series`.
+        features: its number of features.
+        likelihood: p(x | z) given the outputs of the decoder.
+        encoder: a Flax module ``(values, observed) -> Moments (..., latent)`` from values and
+            masks ``(..., feature)``; None for the default network of the likelihood.
+        decoder: a Flax module ``(..., latent) -> raw outputs`` of the likelihood; None for the
+            default network.
+
+    Raises:
+        InputError: for an empty name, or fewer features than one.
+    """
+
+    name: str
+    features: int = 1
+    likelihood: Likelihood = Normal()
+    encoder: nn.Module | None = None
+    decoder: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"expected a modality's name as text, got {self.name!r}")
+        if not isinstance(self.features, int) or self.features < 1:
+            raise InputError(
+                f"expected modality {self.name!r} with at least 1 feature, got {self.features!r}"
+            )
+
+
+def check_modalities(modalities: Sequence[Modality]) -> None:
+    """Checks that a model can be made of these modalities.
+
+    Raises:
+        InputError: if there is none, or two share a name.
+    """
+    names = [modality.name for modality in modalities]
+    if not names:
+        raise InputError("expected at least one modality, got none")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"expected modalities of different names, got {repeated[0]!r} twice")
+
+
+def check_series(modalities: Sequence[Modality], series: Series) -> None:
+    """Checks series against the modalities of a model.
+
+    Names and shapes are checked under a trace too; values only where they are concrete numpy
+    arrays, before they move to a device.
+
+    Raises:
+        InputError: naming the modality, if one is missing, unknown, of another number of features,
+            or holds an observed value outside the support of its likelihood.
+    """
+    names = [modality.name for modality in modalities]
+    for name in names:
+        if name not in series.values:
+            raise InputError(
+                f"expected modality {name!r} in the series, got {', '.join(series.values)}: where "
+                "it is missing throughout, give it as NaN"
+            )
+    for name in series.values:
+        if name not in names:
+            raise InputError(
+                f"expected series of {', '.join(names)}, got another modality {name!r}: leave it "
+                "out with series.select, or give the model a modality of that name"
+            )
+    for modality in modalities:
+        name, values = modality.name, series.values[modality.name]
+        if values.shape[-1] != modality.features:
+            raise InputError(
+                f"expected modality {name!r} with features={modality.features}, got series with "
+                f"{values.shape[-1]}: set Modality({name!r}, features={values.shape[-1]})"
+            )
+        mask = series.observed[name]
+        if isinstance(values, Tracer) or isinstance(mask, Tracer):
+            continue
+        _check_values(modality, np.asarray(values), np.asarray(mask))
+
+
+def _check_values(modality: Modality, values: np.ndarray, observed: np.ndarray) -> None:
+    outside = observed & ~modality.likelihood.in_support(values)
+    if outside.any():
+        place = np.argwhere(outside)[0]
+        raise InputError(
+            f"expected {modality.likelihood.support} in modality {modality.name!r} of "
+            f"{modality.likelihood}, got {values[tuple(place)]:g} at (series, step, feature) "
+            f"{tuple(place.tolist())}: correct it, mark it as missing, or choose another likelihood"
+        )

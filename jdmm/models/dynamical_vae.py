@@ -1,0 +1,135 @@
+"""Models that are trained on the evidence lower bound of one pass through their posterior.
+
+The family of dynamical variational autoencoders (Girin et al. 2021): structured inference networks,
+VRNNs, and as a special case the VAE without transitions. `posterior_path` is all that tells them
+apart; loss, predictions and samples follow from it.
+"""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import jax
+from jax import numpy as jnp
+
+from jdmm.data.modality import Modality
+from jdmm.inference import filtering
+from jdmm.inference.smoothing import PosteriorPath
+from jdmm.models import objectives
+from jdmm.models.base import (
+    Config,
+    GradientModel,
+    Variables,
+    check_at_least,
+    check_multipliers,
+    fields_of,
+    unobserved_series,
+)
+from jdmm.models.objectives import Loss
+from jdmm.series import Series
+
+
+@dataclass(frozen=True)
+class DynamicalVAE(GradientModel):
+    """A model given by one pass through its posterior q(z_t | z_{t-1}, x), its prior beside it.
+
+    Attributes:
+        latent: D, dimensions of z.
+        hidden: H, units of each hidden layer.
+        unimodal: weight of the bounds of each modality by itself; 0 for the joint bound only.
+        multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
+    """
+
+    latent: int = 5
+    hidden: int = 20
+    unimodal: float = 0.0
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        check_at_least("model.latent", self.latent, 1)
+        check_at_least("model.hidden", self.hidden, 1)
+        check_at_least("loss.unimodal", self.unimodal, 0)
+        check_multipliers(self.multipliers, self.modalities)
+
+    @classmethod
+    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
+        """The model of the fields `model` and `loss` of a configuration.
+
+        Raises:
+            InputError: for an unknown field or an impossible value.
+        """
+        model = fields_of(cls, "model", config.model)
+        return cls(modalities, **model, **fields_of(cls, "loss", config.loss.to_dict()))
+
+    @abc.abstractmethod
+    def posterior_path(
+        self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
+    ) -> PosteriorPath:
+        """One pass through the posterior; without `key` the states are its means.
+
+        `posterior` and `prior` are of z, ``(batch, time, latent)``. The states begin with z and may
+        hold more for the emissions. Where nothing is observed at or after a step, the posterior is
+        the prior. The noise of sampled states is multiplied by `scale`; `self.noise` makes it.
+        """
+
+    def noise(self, series: Series, key: jax.Array | None, scale: Any = 1.0) -> jax.Array:
+        """Standard normal ``(time, latent, batch)`` times `scale`; zeros without a key."""
+        if key is None:
+            return jnp.zeros((series.num_steps, self.latent, series.batch))
+        drawn = filtering.particles(key, 1, series.index, series.num_steps, self.latent)
+        return scale * drawn[:, :, 0]
+
+    def loss(
+        self,
+        variables: Variables,
+        series: Series,
+        targets: Series,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+    ) -> Loss:
+        """The evidence lower bounds of all modalities together and of each by itself."""
+        del progress
+        self.check(series)
+        names = tuple(targets.values)
+        views = objectives.views(names, self.unimodal)
+
+        def path(observes: jax.Array) -> PosteriorPath:
+            shown = series.hide(dict(zip(names, observes, strict=True)))
+            return self.posterior_path(variables, shown, key)
+
+        keep = jnp.array([[name in observed for name in names] for observed, _ in views])
+        nll, divergence = objectives.evidence_lower_bound(
+            lambda name, states: self.emissions(variables, states)[name],
+            self.likelihoods,
+            targets,
+            jax.vmap(path)(keep),
+            views,
+            self.multipliers,
+        )
+        return Loss({"smoother_nll": nll, "smoother_kl": divergence}, jnp.sum(targets.valid))
+
+    def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
+        """The recursion of posterior means, ``(batch, time, ...)``."""
+        del key
+        self.check(series)
+        return self.posterior_path(variables, series, None)
+
+    def posterior_samples(
+        self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
+    ) -> PosteriorPath:
+        """Sample paths of the posterior, ``(count, batch, time, ...)``."""
+        self.check(series)
+        return jax.vmap(lambda own: self.posterior_path(variables, series, own, scale))(
+            jax.random.split(key, count)
+        )
+
+    def _prior_samples(
+        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+    ) -> jax.Array:
+        """The posterior given nothing is the prior."""
+        del reverse
+        series = unobserved_series(self.modalities, count, num_steps)
+        return self.posterior_path(variables, series, key).states
