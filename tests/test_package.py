@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel that is complete and imports away from the repository."""
+"""The wheel is complete, and imports outside of the repository."""
 
 import os
 import shutil
@@ -69,7 +69,7 @@ def test_its_metadata(wheel):
     assert found["License-Expression"] == "Apache-2.0"
     assert found["Version"] == jdmm.__version__
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    required = {each for each in found.get_all("Requires-Dist") if "extra ==" not in each}
+    required = {each for each in found.get_all("Requires-Dist", []) if "extra ==" not in each}
     assert required == {line for line in lines if line and not line.startswith("#")}
 
 
