@@ -13,6 +13,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("jdmm.inference", "beartype.beartype")  # shapes of the recursions are checked
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -51,7 +51,7 @@ class KalmanSmoother(NamedTuple):
 
     mean: Float[Array, "time latent"]
     covariance: Float[Array, "time latent latent"]
-    cross_covariance: Float[Array, "time-1 latent latent"]
+    cross_covariance: Float[Array, "transition latent latent"]
     log_likelihood: Float[Array, ""]
 
 
@@ -88,7 +88,7 @@ def kalman_filter(
 
 def smoother_gains(
     parameters: Parameters, filtered: KalmanFilter
-) -> Float[Array, "time-1 latent latent"]:
+) -> Float[Array, "transition latent latent"]:
     """J_t = V_{t|t} A' V_{t+1|t}^-1 for t = 1..T-1 (Rauch, Tung & Striebel 1965)."""
 
     def gain(covariance: jax.Array, predicted: jax.Array) -> jax.Array:
