@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
     workdir = _workdir()
     parallel.initialise(_DISTRIBUTED.value)
-    compiling.keep_compiled(_CACHE.value)
+    compiling.enable_compilation_cache(_CACHE.value)
     if _MODE.value != "train" and not parallel.is_primary():
         return
     if _MODE.value == "train":

@@ -1,4 +1,4 @@
-"""Compiled programs: kept from run to run in the user's cache directory, and counted."""
+"""The persistent compilation cache, and counts of compilations."""
 
 import collections
 import functools
@@ -9,35 +9,54 @@ from typing import Any
 
 import jax
 
-LEAST_SECONDS = 0.2
-"""Programs that compile faster are not kept: reading them back would take as long."""
+MIN_COMPILE_SECONDS = 0.2
+"""Programs that compile faster are not cached, because reading them back takes as long."""
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-"""What jax calls the event."""
+"""JAX's name of the event."""
 
 
 def cache_dir() -> Path:
-    """Ours in the user's: $XDG_CACHE_HOME/jdmm, or else ~/.cache/jdmm."""
+    """The user's cache directory of jdmm: $XDG_CACHE_HOME/jdmm, or ~/.cache/jdmm if that is unset.
+
+    It holds compiled programs and prepared data sets, and can be deleted at any time.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jdmm"
 
 
-def keep_compiled(directory: str | None = None) -> None:
-    """Compiled programs are kept in `directory`, and found there by the next run that needs them.
+def enable_compilation_cache(directory: str | None = None) -> None:
+    """Keeps compiled programs on disk, so that later processes load them instead of compiling.
 
-    None stands for "compiled" in the cache directory, "" for not keeping any. A directory that
-    jax was given already (JAX_COMPILATION_CACHE_DIR) stays.
+    Call it once, before anything is compiled::
+
+        jdmm.enable_compilation_cache()
+
+    It applies to everything that the process compiles with JAX. A program is loaded if its code,
+    shapes, devices and versions are the same; values such as seeds make no difference. Programs
+    that compile in less than `MIN_COMPILE_SECONDS` are not kept.
+
+    `main.py` and `jdmm.experiments.study` call this function with their flag
+    `--compilation_cache`. The library does not call it on its own.
+
+    Environment variables: XDG_CACHE_HOME moves the default directory. JAX_COMPILATION_CACHE_DIR
+    sets JAX's own directory and wins over the default, but not over `directory`.
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off altogether.
+
+    Args:
+        directory: where the programs are kept. None means JAX's directory if one is configured,
+            otherwise ``compiled`` in `cache_dir`. "" turns the cache off.
     """
     if directory is None:
         if getattr(jax.config, "jax_compilation_cache_dir", None):
             return
         directory = str(cache_dir() / "compiled")
     jax.config.update("jax_compilation_cache_dir", directory or None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 
 @functools.cache
 def _counts() -> collections.Counter[str]:
-    """Name of a function -> how often it was compiled, or read back, since the first call."""
+    """Function name -> number of compilations, or loads from the cache, since the first call."""
     counts: collections.Counter[str] = collections.Counter()
 
     def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
@@ -49,12 +68,12 @@ def _counts() -> collections.Counter[str]:
 
 
 class Compilations:
-    """Counts how often functions are compiled from now on."""
+    """Counts compilations by function name, from its construction on."""
 
     def __init__(self) -> None:
         """Starts counting."""
         self._before = _counts().copy()
 
     def of(self, *names: str) -> dict[str, int]:
-        """Name of a function -> how often it was compiled."""
+        """Function name -> number of compilations since construction."""
         return {name: _counts()[name] - self._before[name] for name in names}

@@ -1,20 +1,21 @@
-"""The error that means: the user's input is at fault, not the program."""
+"""Exceptions raised by jdmm."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what was expected, what came, and what to do.
+    """Invalid input from the user.
 
-    `main.py` prints the message alone and exits with status 2.
+    The message is one line: what was expected, what was given, and what to do. `main.py` prints
+    the message without a traceback and exits with status 2.
     """
 
 
 class DivergenceError(RuntimeError):
-    """Training produced a value that is not finite; the message names the quantity and the step."""
+    """Training produced a value that is not finite. The message names the quantity and the step."""
 
 
 class Interrupted(RuntimeError):
-    """SIGTERM came; what was done is saved, and the same command goes on from there."""
+    """Training was stopped by SIGTERM after its state was saved. The same command resumes it."""
 
 
 class PeerLost(RuntimeError):
-    """Another process of the job is gone, and this one cannot go on without it."""
+    """Another process of a distributed job ended, and this one cannot continue without it."""

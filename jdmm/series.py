@@ -1,8 +1,9 @@
-"""Incomplete multimodal time series, and the glossary of axes used everywhere.
+"""Incomplete multimodal time series, and the names of the array axes.
 
-Axes: `batch` (series), `time`, `feature` (of one modality), `latent` (of the state z),
-`particle`, `view` (a subset of the modalities). Public arrays are
-``(*batch, time, feature)``, with any further axes (view, sample) in front.
+Axes: `batch` (series), `time`, `feature` (of one modality), `latent` (dimensions of the state z),
+`view` (a subset of the modalities), `sample`, and `point` (of a quadrature). Public arrays are
+``(*batch, time, feature)`` or ``(*batch, time, latent)``; views and samples come first.
+docs/notation.md lists all symbols.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +19,19 @@ from jdmm.errors import InputError
 if TYPE_CHECKING:
     Array = jax.Array
 else:
-    Array = jax.Array | np.ndarray  # at run time numpy arrays are as welcome
+    Array = jax.Array | np.ndarray  # at run time NumPy arrays are accepted too
 
 
 @struct.dataclass
 class Series:
-    """A batch of series in which any value may be missing.
+    """A batch of time series in which any value may be missing.
 
     Attributes:
-        values: modality -> ``(batch, time, feature)``, float32, 0 where not observed.
-        observed: modality -> mask of the same shape; False in the padding behind a series' end.
-        lengths: ``(batch,)`` int32, the number of time steps of each series.
-        index: ``(batch,)`` int32, its number in the data set. What is drawn at random for a series
-            follows this number, not the batch, the place in it or the device that it came to.
+        values: modality -> ``(batch, time, feature)`` float32, 0 where not observed.
+        observed: modality -> bool mask of the same shape, False after the end of a series.
+        lengths: ``(batch,)`` int32, number of time steps of each series.
+        index: ``(batch,)`` int32, number of each series in the data set. Random numbers for a
+            series depend on this number, not on its batch, its position there, or its device.
     """
 
     values: dict[str, Any]
@@ -40,7 +41,7 @@ class Series:
 
     @property
     def num_steps(self) -> int:
-        """Number of time steps of the padded batch."""
+        """Number of time steps of the padded arrays."""
         return next(iter(self.values.values())).shape[-2]
 
     @property
@@ -50,18 +51,18 @@ class Series:
 
     @property
     def valid(self) -> Any:
-        """``(batch, time)``: whether a step lies within its series' length."""
+        """Bool mask ``(batch, time)``, True within the length of each series."""
         return jnp.arange(self.num_steps)[None, :] < self.lengths[:, None]
 
     def take(self, index: Any) -> "Series":
-        """The series at `index` (an integer array or a slice) of the batch axis."""
+        """Selects series by an integer array or a slice over the batch axis."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     def select(self, names: Sequence[str]) -> "Series":
-        """The same series with the modalities `names` only.
+        """Selects the modalities `names`.
 
         Raises:
-            InputError: for a name that the series lack.
+            InputError: if the series have no modality of that name.
         """
         if unknown := sorted(set(names) - set(self.values)):
             raise InputError(f"expected modalities among {list(self.values)}, got {unknown[0]!r}")
@@ -71,7 +72,12 @@ class Series:
         )
 
     def hide(self, keep: Mapping[str, Any]) -> "Series":
-        """The same batch with only the values where `keep` holds; hidden values become 0."""
+        """Marks values as missing where `keep` is False.
+
+        Args:
+            keep: modality -> mask that broadcasts to ``(batch, time, feature)``. True leaves a
+                value as it is; missing values stay missing.
+        """
         observed = {name: mask & keep[name] for name, mask in self.observed.items()}
         values = {
             name: jnp.where(observed[name], value, 0.0) for name, value in self.values.items()
@@ -79,16 +85,25 @@ class Series:
         return self.replace(values=values, observed=observed)  # type: ignore[attr-defined]
 
     def pad(self, before: int = 0, after: int = 0) -> "Series":
-        """Every series lengthened by unobserved steps: what is to be extrapolated.
+        """Adds unobserved steps to every series, for extrapolation.
+
+        Args:
+            before: number of steps to add before the first.
+            after: number of steps to add after the last.
 
         Raises:
-            InputError: if a number is negative, or if steps are to follow series of different
-                lengths (pad those one by one, or give them as NaN rows).
+            InputError: if a number is negative, or if `after` is positive and the lengths differ.
         """
         if before < 0 or after < 0:
-            raise InputError(f"expected steps >= 0 to pad, got before={before}, after={after}")
+            raise InputError(
+                f"expected before and after of at least 0 to pad series, got before={before}, "
+                f"after={after}"
+            )
         if after and (np.asarray(self.lengths) != self.num_steps).any():
-            raise InputError("expected series of one length to pad behind: append NaN rows instead")
+            raise InputError(
+                "expected series of equal length to pad after the end, got different lengths: "
+                "append rows of NaN to each series instead"
+            )
         width = ((0, 0), (before, after), (0, 0))
         return self.replace(  # type: ignore[attr-defined]
             values={name: jnp.pad(value, width) for name, value in self.values.items()},
@@ -102,13 +117,19 @@ def series_from_arrays(
     observed: Mapping[str, Any] | None = None,
     lengths: Sequence[int] | np.ndarray | None = None,
 ) -> Series:
-    """Builds a `Series` from what a user has; NaN means missing.
+    """Builds a `Series` from arrays in which NaN means missing.
 
     Args:
-        values: modality -> ``(batch, time, feature)``, or ``(batch, time)`` for one feature, or a
-            list of ``(time_i, feature)`` or ``(time_i,)`` arrays of different lengths.
-        observed: modality -> mask in the form of `values`; without it, everything that is not NaN.
-        lengths: ``(batch,)`` steps of each padded series; without it, the lists' own, or all.
+        values: modality -> array ``(batch, time, feature)``, array ``(batch, time)`` for a single
+            feature, or a list of arrays ``(time_i, feature)`` or ``(time_i,)``, which may differ
+            in length.
+        observed: modality -> mask of the same form as `values`. Values that are NaN or outside of
+            the mask are missing. Modalities without a mask are observed wherever they are not NaN.
+        lengths: ``(batch,)`` number of steps of each series in padded arrays. By default the
+            lengths of the lists, or all steps of the arrays.
+
+    Returns:
+        The series, with their lengths, padded to the longest, and `index` 0, 1, ..., batch - 1.
 
     Raises:
         InputError: if shapes, lengths or modalities disagree, a series is empty, or an observed
@@ -118,7 +139,7 @@ def series_from_arrays(
         raise InputError("expected at least one modality, got none")
     observed = observed or {}
     if unknown := sorted(set(observed) - set(values)):
-        raise InputError(f"expected masks for {sorted(values)}, got one for {unknown[0]!r}")
+        raise InputError(f"expected masks for {sorted(values)} only, got one for {unknown[0]!r}")
 
     arrays: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray] = {}
@@ -129,7 +150,7 @@ def series_from_arrays(
             masks[name], steps = _padded(f"mask of {name!r}", observed[name], bool, False)
             if masks[name].shape != arrays[name].shape or (steps != found[name]).any():
                 raise InputError(
-                    f"expected a mask of shape {arrays[name].shape} for {name!r}, and of its "
+                    f"expected a mask of shape {arrays[name].shape} for {name!r}, with the same "
                     f"lengths, got {masks[name].shape}"
                 )
         else:
@@ -139,8 +160,8 @@ def series_from_arrays(
     for name, array in arrays.items():
         if array.shape[:2] != arrays[first].shape[:2] or (found[name] != found[first]).any():
             raise InputError(
-                f"expected the same series and lengths in every modality: {first!r} has "
-                f"(batch, time) {arrays[first].shape[:2]}, {name!r} has {array.shape[:2]}"
+                f"expected the same series and lengths in every modality, got (batch, time) "
+                f"{arrays[first].shape[:2]} in {first!r} and {array.shape[:2]} in {name!r}"
             )
     batch, time = arrays[first].shape[:2]
     steps = found[first] if lengths is None else np.asarray(lengths)
@@ -150,7 +171,7 @@ def series_from_arrays(
         )
     if batch == 0 or (steps < 1).any() or (steps > time).any():
         raise InputError(
-            f"expected lengths between 1 and {time} for at least one series, got "
+            f"expected at least one series, with lengths between 1 and {time}, got lengths "
             f"{steps.tolist()[:8]}"
         )
 
@@ -160,20 +181,20 @@ def series_from_arrays(
         if np.isinf(array[masks[name]]).any():
             where = np.argwhere(masks[name] & np.isinf(array))[0].tolist()
             raise InputError(
-                f"expected finite float32 values or NaN in modality {name!r}, got an infinity at "
-                f"(series, step, feature) {tuple(where)}: mark it as missing"
+                f"expected finite float32 values or NaN in modality {name!r}, got infinity at "
+                f"(series, step, feature) {tuple(where)}: replace it by NaN, or rescale the data"
             )
         arrays[name] = np.where(masks[name], array, 0).astype(np.float32)
     return Series(arrays, masks, steps.astype(np.int32), np.arange(batch, dtype=np.int32))
 
 
 def _padded(what: str, value: Any, dtype: Any, fill: Any) -> tuple[np.ndarray, np.ndarray]:
-    """``(batch, time, feature)`` padded with `fill`, and ``(batch,)`` lengths."""
+    """Returns ``(batch, time, feature)`` padded with `fill`, and lengths ``(batch,)``."""
     try:
-        with np.errstate(over="ignore"):  # beyond float32: an infinity, which the caller reports
+        with np.errstate(over="ignore"):  # overflow gives infinity, which the caller reports
             rows = [np.asarray(row, dtype) for row in value]
     except (TypeError, ValueError) as error:
-        raise InputError(f"expected numbers in {what}, got something else ({error})") from None
+        raise InputError(f"expected numbers for {what}, got something else ({error})") from None
     rows = [row[:, None] if row.ndim == 1 else row for row in rows]
     shapes = {row.shape[1:] for row in rows}
     if not rows or len(shapes) != 1 or rows[0].ndim != 2 or 0 in rows[0].shape[1:]:

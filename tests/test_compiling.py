@@ -1,4 +1,4 @@
-"""Compiled programs are found again by another process, whatever its seed."""
+"""The persistent compilation cache is shared by processes and seeds; compilations are counted."""
 
 import subprocess
 import sys
@@ -18,8 +18,8 @@ from jdmm import MDMM, Modality, TrainSettings, compiling, series_from_arrays
 from jdmm.training import loop
 from jdmm.training.schedule import Schedule
 
-compiling.LEAST_SECONDS = 0.0
-compiling.keep_compiled(sys.argv[1])
+compiling.MIN_COMPILE_SECONDS = 0.0
+compiling.enable_compilation_cache(sys.argv[1])
 series = series_from_arrays({"x": [[1.0, 2.0]]})
 model, how = MDMM((Modality("x"),), latent=1, hidden=1), TrainSettings(batch_size=1)
 state = loop.start(model, series, how, [int(sys.argv[2])]).state
@@ -28,7 +28,7 @@ jax.jit(step)(state, jax.tree.map(jnp.asarray, series), jnp.zeros((1, 1), int))
 """
 
 
-def test_another_seed_finds_the_programs_of_the_first(tmp_path):
+def test_another_seed_loads_the_programs_of_the_first(tmp_path):
     for seed in (0, 1):
         subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), str(seed)], check=True)
         kept = sorted(path.name for path in tmp_path.iterdir() if path.name.endswith("-cache"))
@@ -40,7 +40,7 @@ def test_another_seed_finds_the_programs_of_the_first(tmp_path):
 
 @pytest.fixture
 def settings():
-    """jax's settings of the cache, put back afterwards."""
+    """Restores JAX's cache settings after the test."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     yield
@@ -48,25 +48,25 @@ def settings():
         jax.config.update(name, value)
 
 
-def test_where_programs_are_kept(settings, monkeypatch, tmp_path):
-    """A given directory, none, what jax was told already, or ours in the user's."""
+def test_cache_directory(settings, monkeypatch, tmp_path):
+    """A given directory, JAX's configured one, none, or the default in the user's cache."""
 
     def directory():
         return jax.config.jax_compilation_cache_dir
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiling.keep_compiled("/somewhere")
+    compiling.enable_compilation_cache("/somewhere")
     assert directory() == "/somewhere"
-    compiling.keep_compiled()
+    compiling.enable_compilation_cache()
     assert directory() == "/somewhere"
-    compiling.keep_compiled("")
+    compiling.enable_compilation_cache("")
     assert directory() is None
-    compiling.keep_compiled()
+    compiling.enable_compilation_cache()
     assert directory() == str(tmp_path / "jdmm" / "compiled")
 
 
 def test_compilations_are_counted_by_name():
-    """Once per shape, from the moment on that counting starts."""
+    """Once per shape, from the start of counting on."""
 
     @jax.jit
     def doubled(x):

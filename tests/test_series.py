@@ -1,4 +1,4 @@
-"""`Series`: what is missing, how long each series is, and what is refused."""
+"""`Series`: missing values, lengths, and the errors for invalid input."""
 
 import numpy as np
 import pytest
@@ -99,14 +99,14 @@ ONES = np.ones((2, 3, 1))
 BAD = {
     "no modality": (({},), "at least one modality"),
     "no series": (({"a": np.ones((0, 3, 1))},), r"as \(batch, time, feature\)"),
-    "no steps": (({"a": np.ones((2, 0, 1))},), "lengths between"),
-    "one empty series": (({"a": [[1.0], []]},), "lengths between"),
+    "no steps": (({"a": np.ones((2, 0, 1))},), "lengths between 1"),
+    "one empty series": (({"a": [[1.0], []]},), "lengths between 1"),
     "no features": (({"a": np.ones((2, 3, 0))},), r"as \(batch, time, feature\)"),
     "too few axes": (({"a": np.ones(3)},), r"as \(batch, time, feature\)"),
     "too many axes": (({"a": np.ones((2, 3, 1, 1))},), r"as \(batch, time, feature\)"),
     "features differ": (({"a": [np.ones((2, 1)), np.ones((2, 2))]},), r"shapes \[\(2, 1\), \(2, 2"),
-    "not numbers": (({"a": [["one", "two"]]},), "expected numbers in modality 'a'"),
-    "not a sequence": (({"a": 1.0},), "expected numbers in modality 'a'"),
+    "not numbers": (({"a": [["one", "two"]]},), "numbers for modality 'a'"),
+    "not a sequence": (({"a": 1.0},), "numbers for modality 'a'"),
     "infinity": (({"a": [[1.0, -np.inf]]},), r"infinity at .* \(0, 1, 0\)"),
     "beyond float32": (({"a": [[1.0, 1e300]]},), r"infinity at .* \(0, 1, 0\)"),
     "batches differ": (({"a": ONES, "b": ONES[:1]},), "same series and lengths"),
@@ -119,7 +119,7 @@ BAD = {
     "mask of another shape": (({"a": ONES}, {"a": ONES[:, :2] > 0}), r"mask of shape \(2, 3, 1\)"),
     "mask of other lengths": (
         ({"a": [[1.0], [1.0, 2.0]]}, {"a": [[True, True], [True]]}),
-        "of its lengths",
+        "with the same lengths",
     ),
     "too few lengths": (({"a": ONES}, None, [3]), "2 whole numbers"),
     "fractional lengths": (({"a": ONES}, None, [3.0, 2.5]), "2 whole numbers"),
@@ -130,7 +130,7 @@ BAD = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_what_is_refused_is_told_in_one_line(arguments, message):
+def test_invalid_input_raises_a_one_line_error(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         series_from_arrays(*arguments)
     assert "\n" not in str(caught.value)

@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> None:
     module = load_study(arguments[1])
     workdir = Path(options.workdir or Path("runs", Path(arguments[1]).stem))
     parallel.initialise()
-    compiling.keep_compiled(options.compilation_cache)
+    compiling.enable_compilation_cache(options.compilation_cache)
     if options.trials:
         if not hasattr(module, "suggest"):
             raise InputError(f"expected suggest in {arguments[1]} for --trials, got none")
