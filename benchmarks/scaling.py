@@ -1,12 +1,12 @@
-"""Time and memory of jdmm's train step against everything that can be made larger.
+"""Measures how time and memory of jdmm's train step scale with each of its sizes.
 
-    python benchmarks/scaling.py                        # on the CPU, everything: a quarter hour
+    python benchmarks/scaling.py                        # all sweeps on the CPU: 15 minutes
     python benchmarks/scaling.py --sweep=seeds --sweep=time
     python benchmarks/scaling.py --device=cuda          # on a GPU
 
-The step, the processes and the printing are those of `train_step.py`; on the CPU each case runs on
-one core, but for several devices, which are virtual ones on all cores, and for two processes, on
-a core each. Prints Markdown, writes nothing.
+The measurement itself is in `train_step.py`. On the CPU each case runs on one core, with two
+exceptions: several devices are virtual devices on all cores, and two processes have one core each.
+The script prints Markdown and writes no files.
 """
 
 import argparse
@@ -25,14 +25,14 @@ SWEEPS = {
     "seeds": [Case(SIGMA_POINTS, batch=25, seeds=count) for count in (1, 2, 8, 64)],
     "devices": [Case(SIGMA_POINTS, batch=200, devices=count) for count in (1, 2, 4, 8)],
 }
-"""What is varied -> the cases."""
+"""Name of the size that varies -> cases to measure."""
 
 LARGEST_ON_CPU = 10_000
-"""Series in a batch; ten times as many take 40 GB and two minutes a step."""
+"""Largest batch on the CPU. A batch of 100,000 series takes 40 GB and two minutes per step."""
 
 
 def sweep(name: str, repeats: int, device: str) -> Iterator[str]:
-    """The table over one of `SWEEPS`; a case that fails, for want of memory mostly, stays blank."""
+    """Yields the table of one of `SWEEPS`. Cases that fail, e.g. out of memory, stay blank."""
     yield f"\n## By {name}\n"
     yield f"{COLUMNS} steps / s | series / s |"
     yield "|:--|" + "--:|" * (WIDTH + 1)
@@ -56,7 +56,7 @@ def sweep(name: str, repeats: int, device: str) -> Iterator[str]:
 
 
 def processes(repeats: int) -> Iterator[str]:
-    """The spirals step by one process on one core, and shared by two on a core each."""
+    """Yields the table of the spirals step by one process, and by two that share each batch."""
     yield "\n## By processes\n"
     yield f"{COLUMNS} processes |"
     yield "|:--|" + "--:|" * WIDTH
@@ -81,12 +81,15 @@ def processes(repeats: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the tables asked for."""
+    """Prints the tables of the chosen sweeps."""
     parser = argparse.ArgumentParser(description="Measures how jdmm's train step scales.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=3, help="train steps per process [3]")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps per process [3]")
     parser.add_argument(
-        "--sweep", action="append", choices=(*SWEEPS, "processes"), help="[all]; may be repeated"
+        "--sweep",
+        action="append",
+        choices=(*SWEEPS, "processes"),
+        help="sweep to run, may be repeated [all]",
     )
     options = parser.parse_args()
     if options.repeats < 1:
