@@ -369,10 +369,15 @@ def test_damaged_and_foreign_folders_are_refused_in_one_line(tmp_path):
     for name in ("nowhere.to_be:Found", "jdmm.models.baselines:Gone", "jdmm"):
         message = edit(lambda content, name=name: content["model"].update({"class": name}))
         assert "for model" in message and "PYTHONPATH" in message
-    for name in ("os:getpid", "jdmm.series:Series", "subprocess:Popen"):
-        assert "expected" in edit(
-            lambda content, name=name: content["model"].update({"class": name})
+    for name in ("os:getpid", "subprocess:Popen"):
+        call = {"class": name, "fields": {}}
+        assert f"expected model of a dataclass, got {name}" in edit(
+            lambda content, call=call: content.update(model=call)
         )
+    weights = {"class": "jdmm.models.objectives:LossWeights", "fields": {}}
+    assert "expected a model, got LossWeights" in edit(
+        lambda content: content.update(model=weights)
+    )
     assert f"fields of model that {model} takes" in edit(
         lambda content: content["model"]["fields"].update(unknown=1)
     )
