@@ -24,6 +24,7 @@ def _undo_log_density(scaling: Standardise, log_prob: Mapping[str, Any]) -> dict
 
 UNDO: dict[str, Callable[[Standardise, Mapping[str, Any]], dict[str, Any]]] = {
     "mean": Standardise.undo,
+    "expected": Standardise.undo,
     "lower": Standardise.undo,
     "upper": Standardise.undo,
     "samples": Standardise.undo,
