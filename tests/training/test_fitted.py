@@ -28,7 +28,7 @@ from jdmm.likelihoods import NormalMixture
 from jdmm.models import MDMM, VRNN, ImputationBaseline, LinearGaussianSSM, StructuredInference
 from jdmm.networks import MLPEncoder
 from jdmm.training import serialise
-from jdmm.training.fitted import FittedModel
+from jdmm.training.fitted import UNDO, FittedModel
 from jdmm.training.serialise import load, save
 
 ROOT = Path(__file__).parents[2]
@@ -407,6 +407,8 @@ def test_predictions_are_in_the_units_of_the_user():
         for name in ("x", "y"):
             first, second = getattr(plain, field)[name], getattr(undone, field)[name]
             np.testing.assert_allclose(second, first, 5e-3, 2e-2, err_msg=f"{field} of {name}")
+    unitless = {"pit", "probabilities", "states"}
+    assert set(type(plain)._fields) <= set(UNDO) | unitless, "a field whose unit is not undone"
     direct = predict_all(raw.model, raw.variables, hidden, jax.random.key(3), 50, data)
     assert_same_bits(direct, plain)
 
