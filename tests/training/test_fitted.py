@@ -158,7 +158,7 @@ PREDICTED = ("mdmm", "linear_gaussian", "baseline")
 def predict(name, fitted):
     """Name -> array of all that is predicted."""
     data = table(own=name == "mdmm")
-    prediction = fitted.predict(data, num_samples=3, targets=data)
+    prediction = fitted.predict(data, num_samples=39, targets=data)
     leaves = jax.tree_util.tree_leaves_with_path(prediction)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
