@@ -338,10 +338,15 @@ def _check_replaceable(target: Path) -> None:
     Raises:
         InputError: naming the path.
     """
-    if not target.exists():
-        return
-    names = {file.name for file in target.iterdir()} if target.is_dir() else None
-    if names is None or names not in (set(), {MODEL, VARIABLES}, {MODEL, VARIABLES, CARD}):
+    while True:
+        try:
+            before = target.stat()
+            names = set(os.listdir(target)) if target.is_dir() else None
+            if os.path.samestat(before, target.stat()):
+                break  # else another process replaced it, and removed files as they were listed
+        except FileNotFoundError:
+            return
+    if names not in (set(), {MODEL, VARIABLES}, {MODEL, VARIABLES, CARD}):
         raise InputError(
             f"expected a new folder or a saved model to replace, got {target}, which holds "
             "something else: choose another path"

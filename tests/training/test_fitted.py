@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -308,19 +308,18 @@ def test_readers_see_one_model_or_the_other_never_a_mix(tmp_path):
         for _ in range(20):
             save(target, own)
 
-    writers = [threading.Thread(target=write, args=(own,)) for own in each]
-    for writer in writers:
-        writer.start()
     seen = 0
-    while any(writer.is_alive() for writer in writers):
-        try:
-            loaded = load(target)
-        except InputError:  # none for a moment, or replaced while it was read
-            continue
-        assert (loaded.variables["kind"] == kinds.index(loaded.model.kind)).all()
-        seen += 1
-    for writer in writers:
-        writer.join()
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, own) for own in each]
+        while not all(writer.done() for writer in writers):
+            try:
+                loaded = load(target)
+            except InputError:  # none for a moment, or replaced while it was read
+                continue
+            assert (loaded.variables["kind"] == kinds.index(loaded.model.kind)).all()
+            seen += 1
+        for writer in writers:
+            writer.result()
     assert seen
     load(target)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
