@@ -51,7 +51,7 @@ def test_wrong_scales_are_undone(state, noise):
     hidden = complete.hide({name: np.array(False) for name in complete.values})
     nothing = hidden  # of what is complete
     found = calibrate(
-        model, {}, [complete, hidden], [nothing, complete], jax.random.key(0), draws=100
+        model, {}, [complete, hidden], [nothing, complete], jax.random.key(0), num_samples=100
     )
     np.testing.assert_allclose(found.posterior, 1 / state, rtol=0.16)
     np.testing.assert_allclose(found.emission, 1 / noise, rtol=0.16)

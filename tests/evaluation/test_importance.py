@@ -89,7 +89,7 @@ def test_weights_of_the_exact_posterior_are_all_the_evidence():
     variance = 1 + NOISE**2
     expected = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
-    np.testing.assert_allclose(importance.effective_draws(weights), 50, rtol=1e-4)
+    np.testing.assert_allclose(importance.effective_sample_size(weights), 50, rtol=1e-4)
 
 
 def test_groups():
@@ -102,7 +102,7 @@ def test_groups():
         importance.importance_bound(weights, 2)[0], np.log([2, 6]).mean(), rtol=1e-6
     )
     squared = 116**2 / (1 + 9 + 25 + 49 + 100**2)
-    np.testing.assert_allclose(importance.effective_draws(weights)[0], squared, rtol=1e-5)
+    np.testing.assert_allclose(importance.effective_sample_size(weights)[0], squared, rtol=1e-5)
 
 
 @pytest.mark.parametrize("counts", [(), (0,), (10, -1)])
