@@ -91,7 +91,7 @@ def calibrate(
 
     coarse = list(range(COARSE // 2, len(POSTERIOR), COARSE))
     evaluate(coarse)
-    if np.ptp(errors[coarse]) == 0:
+    if not errors[coarse].any():  # categorical modalities alone are held out
         return UNCALIBRATED
     best = int(np.argmin(errors.min(1)))
     around = range(max(best - COARSE + 1, 0), min(best + COARSE, len(POSTERIOR)))
@@ -139,7 +139,7 @@ def coverage_errors(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def covered_values(
-    model: Static[Model],
+    static: Static[Model],
     num_samples: int,
     variables: Variables,
     shown: Series,
@@ -152,7 +152,7 @@ def covered_values(
     Returns:
         Modality -> ``(posterior, emission, batch)``, without the categorical modalities.
     """
-    model, likelihoods = model.value, model.value.likelihoods
+    model, likelihoods = static.value, static.value.likelihoods
     sample_key, emission_key = jax.random.split(key)
 
     def sample(scale: jax.Array) -> jax.Array:

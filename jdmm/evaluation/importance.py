@@ -80,17 +80,17 @@ def log_likelihood_bounds(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def bounds_of_batch(
-    model: Static[Model],
+    static: Static[Model],
     num_samples: tuple[int, ...],
     variables: Variables,
     series: Series,
     key: jax.Array,
 ) -> LogLikelihoodBounds:
     """The compiled program of `log_likelihood_bounds`; samples `CHUNK` at a time."""
-    largest = max(num_samples)
+    model, largest = static.value, max(num_samples)
     chunk = min(largest, CHUNK)
     keys = jax.random.split(key, -(-largest // chunk))
-    each = jax.lax.map(lambda own: log_weights(model.value, variables, series, own, chunk), keys)
+    each = jax.lax.map(lambda own: log_weights(model, variables, series, own, chunk), keys)
     weights = each.reshape(-1, series.batch)[:largest]
     bounds = {count: importance_bound(weights, count) for count in num_samples}
     return LogLikelihoodBounds(bounds, effective_sample_size(weights))

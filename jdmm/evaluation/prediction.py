@@ -181,7 +181,7 @@ def predict_all(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def predict_batch(
-    model: Static[Model],
+    static: Static[Model],
     num_samples: int,
     return_samples: bool,
     variables: Variables,
@@ -192,7 +192,7 @@ def predict_batch(
     tails: tuple[float, float],
 ) -> Prediction:
     """The compiled program of `predict`; `tails` are the levels of the quantiles."""
-    model, likelihoods = model.value, model.value.likelihoods
+    model, likelihoods = static.value, static.value.likelihoods
     mean_key, sample_key, emission_key = jax.random.split(key, 3)
     path = model.posterior_mean(variables, series, mean_key)
     point = model.emissions(variables, path.states)
