@@ -5,12 +5,14 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 
 MIN_COMPILE_SECONDS = 0.2
 """Programs that compile faster are not cached, because reading them back takes as long."""
+
+T = TypeVar("T")
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's name of the event."""
@@ -77,3 +79,33 @@ class Compilations:
     def of(self, *names: str) -> dict[str, int]:
         """Function name -> number of compilations since construction."""
         return {name: _counts()[name] - self._before[name] for name in names}
+
+
+class Static(Generic[T]):
+    """A static argument of compiled functions: programs are kept for each different value.
+
+    Values are compared by equality. A value without a hash, such as a model whose encoder has a
+    list as a field, is compared by identity.
+    """
+
+    def __init__(self, value: T) -> None:
+        """Finds out whether the value has a hash."""
+        self.value = value
+        try:
+            self._hash = hash(value)
+            self._hashable = True
+        except TypeError:
+            self._hash = id(value)
+            self._hashable = False
+
+    def __hash__(self) -> int:
+        """That of the value, or of its identity."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the values are equal, or the same object."""
+        if not isinstance(other, Static):
+            return NotImplemented
+        if self.value is other.value:
+            return True
+        return self._hashable and other._hashable and self.value == other.value

@@ -1,5 +1,6 @@
 """The persistent compilation cache is shared by processes and seeds; compilations are counted."""
 
+import functools
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jdmm import compiling
-from jdmm.compiling import Compilations
+from jdmm.compiling import Compilations, Static
 
 PROGRAM = """
 import sys
@@ -80,3 +81,21 @@ def test_compilations_are_counted_by_name():
     doubled(np.ones(4))
     doubled(np.ones(5))
     assert count.of("doubled", "other") == {"doubled": 2, "other": 0}
+
+
+def test_static_arguments():
+    """Equal values share a program; without a hash, the same object does."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def scaled(static, x):
+        return static.value[0] * x
+
+    count = Compilations()
+    one, other = [2.0], [2.0]
+    for value in ((2.0,), (2.0,), one, one):
+        assert scaled(Static(value), np.ones(3))[0] == 2.0
+    assert count.of("scaled") == {"scaled": 2}
+    assert scaled(Static(other), np.ones(3))[0] == 2.0
+    assert scaled(Static((3.0,)), np.ones(3))[0] == 3.0
+    assert count.of("scaled") == {"scaled": 4}
+    assert Static((2.0,)) != Static([2.0]) and Static(1) != 1

@@ -1,11 +1,13 @@
-"""Bounds on the log-likelihood by importance sampling, with a model's smoother as the proposal.
+"""Bounds on the log-likelihood by importance sampling, with a model's posterior as the proposal.
 
-Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016: the log of the average
-of K weights p(x, z) / q(z | x) bounds log p(x) from below in expectation, the closer the more there
-are; K = 1 is the evidence lower bound.
+    log p(x) >= E[log (1 / K) sum_k w_k],    w_k = p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)
+
+Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016. The bound rises with
+K; at K = 1 it is the evidence lower bound.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,86 +16,134 @@ from jax import numpy as jnp
 from jax.scipy import special
 from jax.scipy.stats import norm
 
+from jdmm.compiling import Static
 from jdmm.errors import InputError
 from jdmm.evaluation.prediction import batches
-from jdmm.models.base import Model
+from jdmm.models.base import ExactLikelihood, Model, Variables
 from jdmm.series import Series
 
 CHUNK = 100
-"""Draws that are held in memory at once."""
+"""Number of samples that are in memory at once."""
 
 
 class LogLikelihoodBounds(NamedTuple):
-    """Of every series, ``(batch,)``.
+    """Estimates for each series, ``(batch,)``.
 
     bounds: K -> bound on log p(x), in nats.
-    effective: effective number of draws, of those of the largest K: (sum w)^2 / sum w^2.
+    effective: effective sample size of the largest K, (sum w)^2 / sum w^2, from 1 to K.
     """
 
-    bounds: dict[int, np.ndarray]
-    effective: np.ndarray
-
-
-def log_weights(
-    model: Model, variables: Any, series: Series, key: jax.Array, count: int
-) -> jax.Array:
-    """Log weights log p(x, z) - log q(z | x) of `count` draws of z, in nats, ``(count, batch)``.
-
-    x is what is observed of `series`. What a model draws beside z, such as missing values that it
-    feeds back to itself, it draws from p, so that it cancels.
-    """
-    chain = model.posterior_samples(variables, series, key, count)
-    raw = model.emissions(variables, chain.states)
-    total = jnp.zeros((count, series.batch))
-    for name, likelihood in model.likelihoods.items():
-        value = jnp.broadcast_to(series.values[name], (count, *series.values[name].shape))
-        log_prob = likelihood.log_prob(raw[name], value)
-        total += jnp.sum(jnp.where(series.observed[name][None], log_prob, 0.0), (-2, -1))
-    states = chain.states[..., : chain.prior.mean.shape[-1]]
-    ratio = norm.logpdf(states, chain.prior.mean, chain.prior.sd) - norm.logpdf(
-        states, chain.posterior.mean, chain.posterior.sd
-    )
-    return total + jnp.sum(jnp.where(series.valid[None], jnp.sum(ratio, -1), 0.0), -1)
-
-
-def importance_bound(weights: Any, count: int) -> Any:
-    """The bound of `count` draws, averaged over as many groups as there are: ``(batch,)``."""
-    groups = weights[: len(weights) // count * count].reshape(-1, count, *weights.shape[1:])
-    return jnp.mean(special.logsumexp(groups, axis=1) - jnp.log(count), 0)
-
-
-def effective_draws(weights: Any) -> Any:
-    """(sum w)^2 / sum w^2 of log weights ``(count, batch)``, between 1 and count."""
-    return jnp.exp(2 * special.logsumexp(weights, axis=0) - special.logsumexp(2 * weights, axis=0))
+    bounds: dict[int, Any]
+    effective: Any
 
 
 def log_likelihood_bounds(
     model: Model,
-    variables: Any,
+    variables: Variables,
     series: Series,
     key: jax.Array,
-    counts: Sequence[int] = (1, 10, 100),
+    num_samples: Sequence[int] = (1, 10, 100),
     batch_size: int = 100,
 ) -> LogLikelihoodBounds:
-    """Bounds for every K of `counts`, from the same draws; compiled once.
+    """Bounds on the log-likelihood of what is observed, for several numbers of samples K.
+
+    All K share the same samples. The program is compiled once for a model and a shape of the
+    batches.
+
+    Args:
+        model: a model without an exact likelihood.
+        variables: its variables.
+        series: what is observed.
+        key: of all random numbers.
+        num_samples: the numbers K.
+        batch_size: number of series in memory at once.
 
     Raises:
-        InputError: for a K below 1, or none.
+        InputError: for a model that knows its likelihood, series that disagree with the model, no
+            K, or one below 1.
     """
-    if not counts or min(counts) < 1:
-        raise InputError(f"expected numbers of draws of at least 1, got {tuple(counts)}")
-    largest = max(counts)
-    chunk = min(largest, CHUNK)
-
-    @jax.jit
-    def one(variables: Any, shown: Series, key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, -(-largest // chunk))
-        each = jax.lax.map(lambda own: log_weights(model, variables, shown, own, chunk), keys)
-        return each.reshape(-1, shown.batch)[:largest]
-
+    _check(model, series)
+    if not num_samples or min(num_samples) < 1:
+        raise InputError(
+            f"expected num_samples of one or more numbers of at least 1, got {tuple(num_samples)}"
+        )
+    series = jax.device_get(series)
     pieces = []
     for index, rows in enumerate(batches(series.batch, batch_size)):
-        weights = one(variables, series.take(rows), jax.random.fold_in(key, index))
-        bounds = {count: importance_bound(weights, count) for count in counts}
-        pieces.append(jax.device_get(LogLikelihoodBounds(bounds, effective_draws(weights))))
+        batch_key = jax.random.fold_in(key, index)
+        piece = bounds_of_batch(
+            Static(model), tuple(num_samples), variables, series.take(rows), batch_key
+        )
+        pieces.append(jax.device_get(piece))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def bounds_of_batch(
+    static: Static[Model],
+    num_samples: tuple[int, ...],
+    variables: Variables,
+    series: Series,
+    key: jax.Array,
+) -> LogLikelihoodBounds:
+    """The compiled program of `log_likelihood_bounds`; samples `CHUNK` at a time."""
+    model, largest = static.value, max(num_samples)
+    chunk = min(largest, CHUNK)
+    keys = jax.random.split(key, -(-largest // chunk))
+    each = jax.lax.map(lambda own: log_weights(model, variables, series, own, chunk), keys)
+    weights = each.reshape(-1, series.batch)[:largest]
+    bounds = {count: importance_bound(weights, count) for count in num_samples}
+    return LogLikelihoodBounds(bounds, effective_sample_size(weights))
+
+
+def log_weights(
+    model: Model, variables: Variables, series: Series, key: jax.Array, num_samples: int
+) -> jax.Array:
+    """Log weights log p(x, z) - log q(z | x) of samples of z, in nats, ``(sample, batch)``.
+
+    x is what is observed of `series`. Whatever a model samples beside z, such as missing values
+    that it feeds back to itself, it samples from p, so that it cancels.
+
+    Raises:
+        InputError: for a model that knows its likelihood, or series that disagree with it.
+    """
+    _check(model, series)
+    path = model.posterior_samples(variables, series, key, num_samples)
+    raw = model.emissions(variables, path.states)
+    total = jnp.zeros((num_samples, series.batch))
+    for name, likelihood in model.likelihoods.items():
+        shape = (num_samples, *series.values[name].shape)
+        log_prob = likelihood.log_prob(raw[name], jnp.broadcast_to(series.values[name], shape))
+        total += jnp.sum(jnp.where(series.observed[name][None], log_prob, 0.0), (-2, -1))
+    states = path.states[..., : path.prior.mean.shape[-1]]
+    log_prior = norm.logpdf(states, path.prior.mean, path.prior.sd)
+    log_posterior = norm.logpdf(states, path.posterior.mean, path.posterior.sd)
+    ratio = jnp.sum(log_prior - log_posterior, -1)
+    return total + jnp.sum(jnp.where(series.valid[None], ratio, 0.0), -1)
+
+
+def importance_bound(log_weights: jax.Array, count: int) -> jax.Array:
+    """The bound of K = `count` samples, ``(batch,)``, from log weights ``(sample, batch)``.
+
+    It is averaged over as many groups of K samples as there are.
+    """
+    groups = log_weights[: len(log_weights) // count * count].reshape(
+        -1, count, *log_weights.shape[1:]
+    )
+    return jnp.mean(special.logsumexp(groups, axis=1) - jnp.log(count), 0)
+
+
+def effective_sample_size(log_weights: jax.Array) -> jax.Array:
+    """(sum w)^2 / sum w^2 of log weights ``(sample, batch)``: between 1 and their number."""
+    return jnp.exp(
+        2 * special.logsumexp(log_weights, axis=0) - special.logsumexp(2 * log_weights, axis=0)
+    )
+
+
+def _check(model: Model, series: Series) -> None:
+    if isinstance(model, ExactLikelihood):
+        raise InputError(
+            f"expected a model without an exact likelihood, got {type(model).__name__}: call "
+            "model.log_likelihood(variables, series)"
+        )
+    model.check(series)

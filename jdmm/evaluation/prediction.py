@@ -1,29 +1,38 @@
-"""What a trained model says of series: means, uncertainties and densities in observation space.
+"""Predictions in observation space: point predictions, uncertainties, and scores of targets.
 
-Works with any model that has `infer`, `draw`, `decode` and `likelihoods`.
+Works with every `Model`. The predictive distribution of a new observation x*_t at step t, given
+everything observed x, averages the emission distribution over the posterior:
+
+    p(x*_t | x) = E[p(x*_t | z_t)],    z_{1:T} ~ q(z_{1:T} | x)
 """
 
+import math
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
+from jdmm.compiling import Static
+from jdmm.errors import InputError
 from jdmm.inference.gaussian import Moments
 from jdmm.likelihoods import mixture_log_prob
 from jdmm.models.base import Model, Variables
 from jdmm.series import Series
 
-INTERVAL = (0.025, 0.975)
-"""Quantiles that bound the central 95 % interval."""
+LEVEL = 0.95
+"""The probability that a central interval holds, unless the caller asks for another."""
 
 
 class Calibration(NamedTuple):
-    """Scales that make intervals honest; see `jdmm.calibration`.
+    """Scales of the uncertainty, from `jdmm.calibrate`.
 
-    posterior: of the noise of posterior draws.
-    emission: of the spread of the emissions.
+    posterior: multiplies the noise of posterior samples.
+    emission: widens the emission distributions: multiplies the sd of a normal, and divides the
+        logits of binary values and categories.
     """
 
     posterior: float = 1.0
@@ -31,26 +40,43 @@ class Calibration(NamedTuple):
 
 
 UNCALIBRATED = Calibration()
-"""The model's own posterior and emissions."""
+"""The default: the model's own posterior and emissions."""
 
 
 class Prediction(NamedTuple):
-    """Modality -> ``(batch, time, feature)`` at every step, shown or not.
+    """Predictions of every value, observed or not: modality -> ``(batch, time, feature)``.
 
-    mean: the decoded MAP sequence.
-    sd: standard deviation of the predictive distribution: latent and emission uncertainty.
-    lower, upper: bounds of its central 95 % interval.
-    log_prob: its log density at the targets in nats, where targets were given; so the next two.
-    pit: its distribution function at the targets (probability integral transform); a central
+    Values and scores are in the units of the data, log densities in nats. The fields from
+    `expected` to `crps` need samples, and are empty where `num_samples` is 0. So are `log_prob`,
+    `pit` and `crps` without targets, and `samples` unless asked for. Class numbers have no spread:
+    categorical modalities are left out of `expected`, `sd`, `lower`, `upper`, `pit` and `crps`.
+
+    mean: the mean of the emission distribution at the path of posterior means; of a category the
+        most probable class, as a number.
+    probabilities: class probabilities of the categorical modalities, ``(batch, time, feature,
+        classes)``: averaged over the posterior samples, or at the path of posterior means where
+        there are none.
+    expected: the mean of the predictive distribution. It differs from `mean` where the decoder is
+        not linear; of a binary value it is the probability of 1.
+    sd: the standard deviation of the predictive distribution.
+    lower, upper: the bounds of its central interval of the requested level.
+    samples: ``(sample, batch, time, feature)``; all values with one sample number come from one
+        latent path.
+    log_prob: the log density of the targets under the predictive distribution.
+    pit: its distribution function at the targets (probability integral transform). A central
         interval of level c covers a target if ``|pit - 0.5| <= c / 2``.
-    crps: continuous ranked probability score of the targets, in their units.
-    states: mean and variance of the latent MAP sequence, ``(batch, time, latent)``.
+    crps: the continuous ranked probability score of the targets.
+    states: mean and variance of the states on the path of posterior means, ``(batch, time,
+        latent)``.
     """
 
     mean: dict[str, Any]
+    probabilities: dict[str, Any]
+    expected: dict[str, Any]
     sd: dict[str, Any]
     lower: dict[str, Any]
     upper: dict[str, Any]
+    samples: dict[str, Any]
     log_prob: dict[str, Any]
     pit: dict[str, Any]
     crps: dict[str, Any]
@@ -62,71 +88,48 @@ def predict(
     variables: Variables,
     series: Series,
     key: jax.Array,
-    draws: int = 100,
+    num_samples: int = 100,
     targets: Series | None = None,
     calibration: Calibration = UNCALIBRATED,
+    *,
+    level: float = LEVEL,
+    return_samples: bool = False,
 ) -> Prediction:
-    """Predicts every value of a batch from what is observed of it; see `Prediction`.
+    """Predicts every value of one batch from what is observed of it.
 
-    Smooths, fills in and extrapolates alike: whatever is not observed is predicted. All the
-    memory is taken at once; `predict_all` goes through many series in batches. `calibration` is for
-    what is said of uncertainty; the means are the model's own.
+    This smooths, imputes and extrapolates: every value that is not observed is predicted. The whole
+    batch is in memory at once; `predict_all` works through many series in batches.
+
+    Args:
+        model: any model.
+        variables: its variables.
+        series: what is observed.
+        key: of all random numbers.
+        num_samples: number of posterior samples; 0 for point predictions alone, which is fast.
+        targets: values to score, in the shape of `series`. Every value is scored: use
+            `targets.observed` to pick those that count.
+        calibration: scales of the uncertainty. They change neither `states` nor `mean`, except
+            that of a category.
+        level: probability of the central interval between `lower` and `upper`.
+        return_samples: whether to return the samples.
+
+    Raises:
+        InputError: if the series or the targets disagree with the model or with each other, or for
+            an impossible number.
     """
-    infer_key, draw_key, emission_key = jax.random.split(key, 3)
-    chain = model.posterior_mean(variables, series, infer_key)
-    raw = model.emissions(variables, chain.states)
-    inflated = model.posterior_samples(variables, series, draw_key, draws, calibration.posterior)
-    drawn = model.emissions(variables, inflated.states)
-    mean, sd, lower, upper, log_prob, pit, crps = ({} for _ in range(7))
-    for index, (name, likelihood) in enumerate(model.likelihoods.items()):
-        drawn[name] = likelihood.rescale(drawn[name], calibration.emission)
-        emitted = likelihood.sample(drawn[name], jax.random.fold_in(emission_key, index))
-        mean[name] = likelihood.mean(raw[name])
-        emitted = jnp.sort(emitted, 0)
-        sd[name] = jnp.std(emitted, 0)
-        lower[name], upper[name] = quantiles(emitted, jnp.array(INTERVAL))
-        if targets is not None:
-            truth = targets.values[name]
-            log_prob[name] = mixture_log_prob(likelihood, drawn[name], truth)
-            pit[name] = probability_integral_transform(emitted, truth)
-            crps[name] = ranked_probability_score(emitted, truth)
-    return Prediction(mean, sd, lower, upper, log_prob, pit, crps, chain.posterior)
-
-
-def quantiles(draws: jax.Array, levels: jax.Array) -> jax.Array:
-    """Quantiles ``(level, ...)`` of which a further draw falls short with those probabilities.
-
-    Of n sorted draws ``(draw, ...)`` the i-th has a share i / (n + 1) of further ones below it; in
-    between it is interpolated. The usual (i - 1) / (n - 1) gives 95 % intervals that cover 93 %.
-    """
-    count = draws.shape[0]
-    place = jnp.clip(levels * (count + 1) - 1, 0.0, count - 1.0)
-    below = jnp.floor(place).astype(int)
-    share = (place - below).reshape(-1, *(1,) * (draws.ndim - 1))
-    first, second = draws[below], draws[jnp.minimum(below + 1, count - 1)]
-    return first + share * (second - first)
-
-
-def probability_integral_transform(draws: jax.Array, value: jax.Array) -> jax.Array:
-    """The level at which `quantiles` of `draws` ``(draw, ...)`` give `value`."""
-    below = draws < value[None]
-    first = jnp.max(jnp.where(below, draws, -jnp.inf), 0)
-    last = jnp.min(jnp.where(below, jnp.inf, draws), 0)
-    inside = jnp.isfinite(first) & jnp.isfinite(last)
-    first, last = jnp.where(inside, first, 0.0), jnp.where(inside, last, 1.0)
-    share = jnp.where(inside, (value - first) / (last - first), 0.5)
-    return (jnp.sum(below, 0) + share) / (draws.shape[0] + 1)
-
-
-def ranked_probability_score(draws: jax.Array, value: jax.Array) -> jax.Array:
-    """CRPS, E|x - value| - E|x - x'| / 2, unbiased from sorted `draws` ``(draw, ...)``.
-
-    Gneiting & Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, JASA 2007.
-    """
-    count = draws.shape[0]
-    rank = jnp.arange(count).reshape(-1, *(1,) * value.ndim)
-    spread = jnp.sum((2 * rank - count + 1) * draws, 0) / max(count * (count - 1), 1)
-    return jnp.mean(jnp.abs(draws - value[None]), 0) - spread
+    _check(model, series, num_samples, targets, level, return_samples)
+    tails = (1 - level) / 2, (1 + level) / 2
+    return predict_batch(
+        Static(model),
+        num_samples,
+        return_samples,
+        variables,
+        series,
+        targets,
+        key,
+        calibration,
+        tails,
+    )
 
 
 def predict_all(
@@ -134,34 +137,207 @@ def predict_all(
     variables: Variables,
     series: Series,
     key: jax.Array,
-    draws: int = 100,
+    num_samples: int = 100,
     targets: Series | None = None,
     batch_size: int = 100,
     calibration: Calibration = UNCALIBRATED,
+    *,
+    level: float = LEVEL,
+    return_samples: bool = False,
 ) -> Prediction:
-    """`predict` in batches, compiled once, as numpy arrays."""
+    """`predict` in batches of `batch_size` series, as numpy arrays.
 
-    @jax.jit
-    def one(
-        variables: Variables,
-        shown: Series,
-        scored: Series | None,
-        key: jax.Array,
-        calibration: Calibration,
-    ) -> Prediction:
-        return predict(model, variables, shown, key, draws, scored, calibration)
+    The program is compiled once for a model and a shape of the batches. Further calls, also with
+    other variables, use it again.
 
+    Raises:
+        InputError: as `predict`, or for a batch size below 1.
+    """
+    _check(model, series, num_samples, targets, level, return_samples)
+    tails = (1 - level) / 2, (1 + level) / 2
+    series, targets = jax.device_get((series, targets))
     pieces = []
     for index, rows in enumerate(batches(series.batch, batch_size)):
-        scored = None if targets is None else targets.take(rows)
-        batch_key = jax.random.fold_in(key, index)
-        piece = one(variables, series.take(rows), scored, batch_key, calibration)
+        piece = predict_batch(
+            Static(model),
+            num_samples,
+            return_samples,
+            variables,
+            series.take(rows),
+            None if targets is None else targets.take(rows),
+            jax.random.fold_in(key, index),
+            calibration,
+            tails,
+        )
         pieces.append(jax.device_get(piece))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
+    samples = {
+        name: np.concatenate([piece.samples[name] for piece in pieces], 1)[:, : series.batch]
+        for name in pieces[0].samples
+    }
+    pieces = [piece._replace(samples={}) for piece in pieces]
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
+    return joined._replace(samples=samples)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def predict_batch(
+    static: Static[Model],
+    num_samples: int,
+    return_samples: bool,
+    variables: Variables,
+    series: Series,
+    targets: Series | None,
+    key: jax.Array,
+    calibration: Calibration,
+    tails: tuple[float, float],
+) -> Prediction:
+    """The compiled program of `predict`; `tails` are the levels of the quantiles."""
+    model, likelihoods = static.value, static.value.likelihoods
+    mean_key, sample_key, emission_key = jax.random.split(key, 3)
+    path = model.posterior_mean(variables, series, mean_key)
+    point = model.emissions(variables, path.states)
+    fields = {field: {} for field in Prediction._fields if field != "states"}
+    prediction = Prediction(**fields, states=path.posterior)
+    for name, likelihood in likelihoods.items():
+        prediction.mean[name] = likelihood.mean(point[name])
+        probabilities = likelihood.probabilities(point[name])
+        if probabilities is not None:
+            prediction.probabilities[name] = probabilities
+    if num_samples == 0:
+        return prediction
+
+    paths = model.posterior_samples(
+        variables, series, sample_key, num_samples, calibration.posterior
+    )
+    emissions = model.emissions(variables, paths.states)
+    for index, (name, likelihood) in enumerate(likelihoods.items()):
+        raw = likelihood.rescale(emissions[name], calibration.emission)
+        samples = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
+        if return_samples:
+            prediction.samples[name] = samples
+        if targets is not None:
+            prediction.log_prob[name] = mixture_log_prob(likelihood, raw, targets.values[name])
+        probabilities = likelihood.probabilities(raw)
+        if probabilities is not None:
+            average = jnp.mean(probabilities, 0)
+            prediction.probabilities[name] = average
+            prediction.mean[name] = jnp.argmax(average, -1).astype(average.dtype)
+            continue
+        samples = jnp.sort(samples, 0)
+        prediction.expected[name] = jnp.mean(likelihood.mean(raw), 0)
+        prediction.sd[name] = jnp.std(samples, 0)
+        prediction.lower[name], prediction.upper[name] = quantiles(samples, jnp.array(tails))
+        if targets is not None:
+            value = targets.values[name]
+            prediction.pit[name] = probability_integral_transform(samples, value)
+            prediction.crps[name] = ranked_probability_score(samples, value)
+    return prediction
+
+
+def quantiles(samples: jax.Array, levels: jax.Array) -> jax.Array:
+    """Quantiles ``(level, ...)`` of sorted `samples` ``(sample, ...)``.
+
+    The i-th of n sorted samples is the quantile of level i / (n + 1): with that probability a
+    further sample lies below it. In between it is interpolated; beyond the first and the last
+    sample it stays at them. The usual level (i - 1) / (n - 1) gives 95 % intervals that cover 93 %.
+    """
+    count = samples.shape[0]
+    place = jnp.clip(levels * (count + 1) - 1, 0.0, count - 1.0)
+    below = jnp.floor(place).astype(int)
+    share = (place - below).reshape(-1, *(1,) * (samples.ndim - 1))
+    first, second = samples[below], samples[jnp.minimum(below + 1, count - 1)]
+    return first + share * (second - first)
+
+
+def probability_integral_transform(samples: jax.Array, value: jax.Array) -> jax.Array:
+    """The level at which the `quantiles` of `samples` ``(sample, ...)`` reach `value`.
+
+    Where several samples equal the value, as for counts and binary values, it is the middle of
+    their levels.
+    """
+    below = samples < value[None]
+    ties = jnp.sum(samples == value[None], 0)
+    first = jnp.max(jnp.where(below, samples, -jnp.inf), 0)
+    last = jnp.min(jnp.where(below, jnp.inf, samples), 0)
+    inside = jnp.isfinite(first) & jnp.isfinite(last)
+    first, last = jnp.where(inside, first, 0.0), jnp.where(inside, last, 1.0)
+    between = jnp.where(inside, (value - first) / (last - first), 0.5)
+    share = jnp.where(ties > 0, 0.5 * (ties + 1), between)
+    return (jnp.sum(below, 0) + share) / (samples.shape[0] + 1)
+
+
+def ranked_probability_score(samples: jax.Array, value: jax.Array) -> jax.Array:
+    """CRPS = E|x - value| - E|x - x'| / 2, unbiased, from sorted `samples` ``(sample, ...)``.
+
+    Gneiting & Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, JASA 2007.
+    """
+    count = samples.shape[0]
+    rank = jnp.arange(count).reshape(-1, *(1,) * value.ndim)
+    # of the sorted samples x_i, sum_ij |x_i - x_j| / 2 = sum_i (2 i - n + 1) x_i, i = 0..n-1
+    spread = jnp.sum((2 * rank - count + 1) * samples, 0) / max(count * (count - 1), 1)
+    return jnp.mean(jnp.abs(samples - value[None]), 0) - spread
 
 
 def batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of one size; the last repeats the last row to fill up."""
+    """Row numbers in batches of one size; the last batch is filled up with the last row.
+
+    Raises:
+        InputError: for a size below 1.
+    """
+    if size < 1:
+        raise InputError(f"expected a batch size of at least 1, got {size}")
     size = min(size, count)
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def check_same_shape(series: Series, targets: Series) -> None:
+    """Checks that targets can be compared with what is predicted from the series.
+
+    Raises:
+        InputError: naming the modality that differs.
+    """
+    for name, values in series.values.items():
+        if targets.values[name].shape != values.shape:
+            raise InputError(
+                f"expected targets of shape {values.shape} in modality {name!r}, like the series, "
+                f"got {targets.values[name].shape}"
+            )
+
+
+def warn_of_few_samples(num_samples: int, level: float) -> None:
+    """Warns if a central interval of this level would need more samples.
+
+    Its bounds are the quantiles of level (1 - c) / 2 and (1 + c) / 2. These lie among n samples if
+    1 / (n + 1) <= (1 - c) / 2, so n >= 2 / (1 - c) - 1.
+    """
+    needed = math.ceil(round(2 / (1 - level), 6)) - 1
+    if num_samples < needed:
+        warnings.warn(
+            f"an interval of level {level:g} needs at least {needed} samples, got {num_samples}: "
+            "its bounds are the smallest and the largest sample, and it covers less than it says",
+            stacklevel=4,
+        )
+
+
+def _check(
+    model: Model,
+    series: Series,
+    num_samples: int,
+    targets: Series | None,
+    level: float,
+    return_samples: bool,
+) -> None:
+    model.check(series)
+    if targets is not None:
+        model.check(targets)
+        check_same_shape(series, targets)
+    if num_samples < 0:
+        raise InputError(f"expected num_samples of at least 0, got {num_samples}")
+    if not 0 < level < 1:
+        raise InputError(f"expected a level between 0 and 1, such as 0.95, got {level}")
+    if num_samples == 0 and (targets is not None or return_samples):
+        what = "targets" if targets is not None else "return_samples"
+        raise InputError(f"expected num_samples of at least 1 with {what}, got 0")
+    if num_samples:
+        warn_of_few_samples(num_samples, level)

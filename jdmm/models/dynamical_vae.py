@@ -7,10 +7,11 @@ apart; loss, predictions and samples follow from it.
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
+from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
@@ -44,11 +45,12 @@ class DynamicalVAE(GradientModel):
     latent: int = 5
     hidden: int = 20
     unimodal: float = 0.0
-    multipliers: Mapping[str, float] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = FrozenDict()
 
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
+        object.__setattr__(self, "multipliers", FrozenDict(self.multipliers))  # has a hash
         check_at_least("model.latent", self.latent, 1)
         check_at_least("model.hidden", self.hidden, 1)
         check_at_least("loss.unimodal", self.unimodal, 0)

@@ -8,11 +8,12 @@ modalities.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import optax
+from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.errors import InputError
@@ -69,10 +70,13 @@ class LossWeights:
     prior_matching_particles: int = 50
     filter_unimodal: float = 1.0
     smoother_unimodal: float = 1.0
-    multipliers: Mapping[str, float] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = FrozenDict()
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        # with a hash, equal models share compiled programs
+        object.__setattr__(self, "filter_fade", tuple(self.filter_fade))
+        object.__setattr__(self, "multipliers", FrozenDict(self.multipliers))
         first, last = self.filter_fade
         expectations = {
             "filter_fade": (0 <= first <= last <= 1, "two rising fractions within 0..1"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
@@ -111,6 +112,7 @@ class VRNN(DynamicalVAE):
     def __post_init__(self) -> None:
         """Checks the values and makes the mixtures."""
         GradientModel.__post_init__(self)  # latent 0 is allowed here
+        object.__setattr__(self, "multipliers", FrozenDict(self.multipliers))
         check_at_least("model.latent", self.latent, 0)
         check_at_least("model.hidden", self.hidden, 1)
         check_at_least("model.components", self.components, 1)

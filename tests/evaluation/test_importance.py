@@ -8,10 +8,13 @@ import pytest
 from jax import numpy as jnp
 
 from jdmm import DynamicalVAE, InputError, Modality
+from jdmm.compiling import Compilations
 from jdmm.evaluation import importance
 from jdmm.inference import gaussian
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.smoothing import PosteriorPath
+from jdmm.models import MODELS
+from jdmm.models.base import ExactLikelihood
 from jdmm.series import series_from_arrays
 
 STAY, NOISE = 0.8, 0.5  # z' ~ N(STAY z, 1 - STAY^2), stationary at N(0, 1); x ~ N(z, NOISE^2)
@@ -83,13 +86,13 @@ def test_bounds_rise_to_the_exact_evidence():
 
 
 def test_weights_of_the_exact_posterior_are_all_the_evidence():
-    """At T = 1 the proposal is exact: every weight is log p(x), and all draws count."""
+    """At T = 1 the proposal is exact: every weight is log p(x), and all samples count."""
     series = series_from_arrays({"x": np.array([[0.7]])})
     weights = importance.log_weights(LinearGaussianSSM(), {}, series, jax.random.key(0), 50)
     variance = 1 + NOISE**2
     expected = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
-    np.testing.assert_allclose(importance.effective_draws(weights), 50, rtol=1e-4)
+    np.testing.assert_allclose(importance.effective_sample_size(weights), 50, rtol=1e-4)
 
 
 def test_groups():
@@ -102,11 +105,46 @@ def test_groups():
         importance.importance_bound(weights, 2)[0], np.log([2, 6]).mean(), rtol=1e-6
     )
     squared = 116**2 / (1 + 9 + 25 + 49 + 100**2)
-    np.testing.assert_allclose(importance.effective_draws(weights)[0], squared, rtol=1e-5)
+    np.testing.assert_allclose(importance.effective_sample_size(weights)[0], squared, rtol=1e-5)
 
 
-@pytest.mark.parametrize("counts", [(), (0,), (10, -1)])
-def test_impossible_numbers_of_draws(counts):
+def test_models_that_know_their_likelihood_are_refused():
+    """Their posterior paths hold no proposal: weights would be nonsense."""
+    series = series_from_arrays({"x": np.array([[0.7, 0.1]])})
+    exact = [kind for kind in MODELS.values() if issubclass(kind, ExactLikelihood)]
+    assert len(exact) >= 2
+    for kind in exact:
+        model = kind((Modality("x"),))
+        for function, number in (
+            (importance.log_likelihood_bounds, (1,)),
+            (importance.log_weights, 1),
+        ):
+            with pytest.raises(InputError, match=r"call model\.log_likelihood"):
+                function(model, {}, series, jax.random.key(0), number)
+
+
+def test_bad_input_is_refused_before_anything_is_compiled():
+    given = LinearGaussianSSM(), {}
     series = series_from_arrays({"x": np.array([[0.7]])})
-    with pytest.raises(InputError, match="at least 1"):
-        importance.log_likelihood_bounds(LinearGaussianSSM(), {}, series, jax.random.key(0), counts)
+    other = series_from_arrays({"y": np.array([[0.7]])})
+    count = Compilations()
+    for counts in ((), (0,), (10, -1)):
+        with pytest.raises(InputError, match="at least 1"):
+            importance.log_likelihood_bounds(*given, series, jax.random.key(0), counts)
+    with pytest.raises(InputError, match="modality 'x'"):
+        importance.log_likelihood_bounds(*given, other, jax.random.key(0))
+    with pytest.raises(InputError, match="batch size of at least 1"):
+        importance.log_likelihood_bounds(*given, series, jax.random.key(0), (1,), batch_size=0)
+    assert count.of("bounds_of_batch") == {"bounds_of_batch": 0}
+
+
+def test_compiled_once_for_a_model_and_a_shape():
+    """For all batches, the last one filled up, and for other series."""
+    count = Compilations()
+    for factor in (1.0, 2.0):
+        series = series_from_arrays({"x": factor * np.tile(VALUES, (3, 1))})
+        found = importance.log_likelihood_bounds(
+            LinearGaussianSSM(), {}, series, jax.random.key(0), (1, 2), batch_size=2
+        )
+        assert found.bounds[2].shape == found.effective.shape == (3,)
+    assert count.of("bounds_of_batch") == {"bounds_of_batch": 1}
