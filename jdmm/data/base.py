@@ -46,12 +46,14 @@ class Split:
         """
         check_series(modalities, self.series)
         for what, arrays in (("truth", self.truth), ("second observation", self.second)):
-            for name, values in self.series.values.items() if arrays is not None else ():
-                found = None if name not in arrays else np.shape(arrays[name])
-                if found != values.shape:
+            if arrays is None:
+                continue
+            for name, values in self.series.values.items():
+                shape = np.shape(arrays[name]) if name in arrays else None
+                if shape != values.shape:
                     raise InputError(
                         f"expected the {what} of modality {name!r} of shape {values.shape}, got "
-                        f"{found}"
+                        f"{shape}"
                     )
 
 

@@ -12,7 +12,7 @@ from jdmm.data.base import Dataset, Outcome, Split, draw_latents
 from jdmm.data.modality import Modality
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
-from jdmm.plotting import plane
+from jdmm.plotting.plane import Panel, samples_grid, task_grid
 from jdmm.series import series_from_arrays
 
 SERIES, TRAIN, NUM_STEPS = 1000, 600, 100
@@ -93,13 +93,13 @@ class Spirals(Dataset):
         return {"tasks": _draw_tasks(split, outcomes), **latents}
 
     def draw_samples(self, samples: Mapping[str, np.ndarray], title: str) -> Figure:
-        """Sampled spirals in the plane.
+        """Sampled spirals in the
 
         Args:
             samples: "x" and "y" -> ``(series, time, 1)`` expected values.
             title: above the figure.
         """
-        return plane.samples_grid(_pairs(samples), title)
+        return samples_grid(_pairs(samples), title)
 
 
 def counterclockwise(split: Split) -> np.ndarray:
@@ -119,10 +119,10 @@ def _draw_tasks(split: Split, outcomes: Mapping[str, Outcome]) -> Figure:
         errors = ((mean - truth) ** 2).sum(-1).mean(-1)
         order = np.argsort(errors)
         panels[task] = [
-            plane.Panel(*(leaf[row] for leaf in (truth, observed, shown, mean, sd, errors)))
-            for row in (order[0], order[len(order) // 2], order[-1])
+            Panel(truth[i], observed[i], shown[i], mean[i], sd[i], float(errors[i]))
+            for i in (order[0], order[len(order) // 2], order[-1])
         ]
-    return plane.task_grid(panels, RANKS)
+    return task_grid(panels, RANKS)
 
 
 def _truth(split: Split) -> np.ndarray:

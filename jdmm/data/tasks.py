@@ -89,9 +89,7 @@ STANDARD_TASKS: Mapping[str, Task] = {
 """The tasks that any data set has."""
 
 
-def show(
-    tasks: Mapping[str, Task], names: Sequence[str], series: Series, key: jax.Array
-) -> Series:
+def show(tasks: Mapping[str, Task], names: Sequence[str], series: Series, key: jax.Array) -> Series:
     """What the tasks `names` show of `series`, ``(task * batch, ...)``, task by task.
 
     The random numbers of a task depend on its place among `tasks`, not on `names`.

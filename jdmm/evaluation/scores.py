@@ -78,6 +78,27 @@ def interval_targets(shown: Series, split: Split) -> dict[str, np.ndarray]:
     return masks
 
 
+def scored_values(shown: Series, split: Split) -> dict[str, np.ndarray]:
+    """Modality -> values that densities and intervals are scored at.
+
+    These are the observed values where they are hidden, and the second observation elsewhere.
+
+    Args:
+        shown: what one task shows of the split, or several tasks, ``(task * batch, ...)``.
+        split: the split.
+    """
+    times = shown.batch // split.series.batch
+    second = split.series.values if split.second is None else split.second
+    return {
+        name: np.where(
+            shown.observed[name],
+            np.concatenate([second[name]] * times),
+            np.concatenate([values] * times),
+        )
+        for name, values in split.series.values.items()
+    }
+
+
 def score(
     prediction: Prediction, shown: Series, split: Split, modalities: Sequence[Modality]
 ) -> dict[str, Any]:
