@@ -93,7 +93,7 @@ class Spirals(Dataset):
         return {"tasks": _draw_tasks(split, outcomes), **latents}
 
     def draw_samples(self, samples: Mapping[str, np.ndarray], title: str) -> Figure:
-        """Sampled spirals in the
+        """Sampled spirals in the plane.
 
         Args:
             samples: "x" and "y" -> ``(series, time, 1)`` expected values.
