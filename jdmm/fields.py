@@ -73,6 +73,8 @@ def check_section(
     Raises:
         InputError: for an unknown or missing field, or one of another type.
     """
+    if not isinstance(given, Mapping):
+        raise InputError(f"expected {section} to be a section, got {given!r}")
     prefix = f"{section}." if section else ""
     if unknown := sorted(set(given) - set(hints)):
         known = ", ".join(sorted(hints)) or "none"
@@ -85,15 +87,10 @@ def check_section(
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return from_fields(hint, name, _check(name, value, Mapping))
-    value = _check(name, value, hint)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check(name: str, value: Any, hint: Any) -> Any:
+        return from_fields(hint, name, value)
     if not _conforms(value, hint):
         raise InputError(f"expected {name} to be {_describe(hint)}, got {value!r}")
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _conforms(value: Any, hint: Any) -> bool:

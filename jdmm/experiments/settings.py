@@ -249,7 +249,7 @@ class _Sections:
 
 
 def _named(registry: Mapping[str, Any], field: str, name: Any) -> Any:
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise InputError(f"expected {field} among {', '.join(registry)}, got {name!r}")
     return registry[name]
 
