@@ -130,7 +130,7 @@ class Dataset(abc.ABC):
             samples: modality -> ``(series, time, feature)`` expected values.
             title: above the figure.
         """
-        return plots.curves(samples, title)
+        return plots.curves({m.name: samples[m.name] for m in self.modalities}, title)
 
     def _draw_task(self, split: Split, outcome: Outcome) -> Figure:
         """The first series, with intervals of the numeric modalities."""

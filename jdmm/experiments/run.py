@@ -99,7 +99,7 @@ def sample_workdir(
     )
     arrays = samples | {f"{name}_mean": mean for name, mean in means.items()}
     write_npz(output or workdir / "samples.npz", arrays)
-    title = "Expected values of samples from the prior" + ", from the last step" * reverse
+    title = "Samples from the prior, without emission noise" + ", backward" * reverse
     figure = experiment.dataset.draw_samples(means, title)
     style.save(figure, workdir / "figures" / "samples.png")
     return arrays

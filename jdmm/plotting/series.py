@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from jdmm.plotting.style import (
     DOT,
@@ -132,6 +133,7 @@ def curves(samples: Mapping[str, Any], title: str) -> Figure:
         for series, color in zip(values[..., d], cycle(PALETTE), strict=False):
             axes.plot(np.clip(series, low - far, high + far), color=color, linewidth=1.1)
         axes.set_ylim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(names[d], fontsize=10, parse_math=False)
         tidy(axes, "", "time step" if axes is cells[-1] else "")
     figure.suptitle(title, fontsize=12, fontweight="bold")
