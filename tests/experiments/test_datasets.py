@@ -61,14 +61,8 @@ def make_config():
             "batch_size": 4,
             "learning_rate": 0.01,
             "data": {"name": "sensors", "count": 8, "withheld": {"uniform": 0.2}},
-            "model": {"name": "mdmm", "latent": 2, "hidden": 3},
-            "inference": {
-                "rule": "sigma_points",
-                "particles": 2,
-                "prediction_rule": "sigma_points",
-                "prediction_particles": 2,
-            },
-            "loss": {"filter_unimodal": 0.0, "smoother_unimodal": 0.0},
+            "model": {"name": "mvae", "latent": 2, "hidden": 3},
+            "loss": {"unimodal": 0.0},
             "train": {"warmup_epochs": 0.0},
             "eval": {
                 "tasks": TASKS,
