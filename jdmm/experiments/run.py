@@ -147,11 +147,16 @@ def infer_file(
 
 
 def _load_experiment(workdir: PathLike) -> Experiment:
-    return settings.build(settings.load_config(Path(workdir) / "config.json"))
+    path = Path(workdir) / "config.json"
+    config = settings.load_config(path)
+    try:
+        return settings.build(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _best_row(trained: Trained) -> int:
-    """The seed of the best validation score, by its place."""
+    """The place of the seed with the best validation score."""
     return int(np.argmin(trained.best_score)) if trained.best_score else 0
 
 

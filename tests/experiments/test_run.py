@@ -263,6 +263,14 @@ def test_work_directory_of_another_config_is_refused(finished, data_dir):
     assert contents(workdir) == before
 
 
+def test_a_work_directory_of_an_older_version_is_named(finished, tmp_path):
+    config = json.loads((finished[0] / "config.json").read_text())
+    config["inference"]["moments"] = "sigma_points"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"^{tmp_path}/config.json: .* got 'moments'$"):
+        run.evaluate_workdir(tmp_path)
+
+
 def test_corrupt_checkpoint_is_refused(finished, data_dir, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     for path in workdir.glob("checkpoints/*/arrays/**/*"):
