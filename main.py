@@ -17,26 +17,32 @@ from jdmm.training.parallel import Devices
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:PRESET].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory [runs/<config name>].")
 _CACHE = flags.DEFINE_string(
-    "compilation_cache", None, "Where compiled programs are kept [~/.cache/jdmm/compiled]; '': not."
+    "compilation_cache",
+    None,
+    "Folder of compiled programs [~/.cache/jdmm/compiled]; '' keeps none.",
 )
-_DEVICES = flags.DEFINE_integer("devices", 0, "train: devices that share a batch; 0: all.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "train: devices that share each batch; 0 for all.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", None, "Join the other processes of a cluster's job; by default if one shows."
+    "distributed", None, "Join the other processes of a cluster job; by default if one is detected."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "infer"], "What to do.")
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate: train, validation or test.")
 _COUNT = flags.DEFINE_integer("count", 16, "sample: number of series.")
-_STEPS = flags.DEFINE_integer("steps", 100, "sample: time steps of each.")
-_REVERSE = flags.DEFINE_bool("reverse", False, "sample: draw from the last step backwards.")
-_SEED = flags.DEFINE_integer("seed", 0, "sample, infer: of the draws.")
-_INPUT = flags.DEFINE_string("input", None, "infer: .npz of series with NaN or masks.")
-_OUTPUT = flags.DEFINE_string("output", None, "sample, infer: .npz to write.")
-_BEFORE = flags.DEFINE_integer("before", 0, "infer: steps to extrapolate backwards.", lower_bound=0)
-_AFTER = flags.DEFINE_integer("after", 0, "infer: steps to extrapolate forwards.", lower_bound=0)
+_STEPS = flags.DEFINE_integer("steps", 100, "sample: time steps of each series.")
+_REVERSE = flags.DEFINE_bool("reverse", False, "sample: start at the last step.")
+_SEED = flags.DEFINE_integer("seed", 0, "sample, infer: seed of the random numbers.")
+_INPUT = flags.DEFINE_string("input", None, "infer: .npz file of series with NaN or masks.")
+_OUTPUT = flags.DEFINE_string("output", None, "sample, infer: .npz file to write.")
+_BEFORE = flags.DEFINE_integer(
+    "before", 0, "infer: steps to extrapolate before the first.", lower_bound=0
+)
+_AFTER = flags.DEFINE_integer(
+    "after", 0, "infer: steps to extrapolate after the last.", lower_bound=0
+)
 
 
 def main(arguments: list[str]) -> None:
-    """Does what the flags say, and prints what came of it."""
+    """Runs the mode that the flags choose, and prints the scores."""
     if len(arguments) > 1:
         raise InputError(f"expected options of the form --name=value, got {arguments[1]!r}")
     workdir = _workdir()

@@ -50,13 +50,13 @@ def get_config(preset: str = "best") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "spirals"
-    config.data.dir = ""  # where the data set is prepared; "" is the user's cache directory
+    config.data.dir = ""  # folder of the data set; "" for the user's cache directory
     config.data.validation = 60  # series cut from the 600 training series
 
-    config.data.withheld = ConfigDict()  # missing from training and validation series for good
+    config.data.withheld = ConfigDict()  # what training and validation series never show
     config.data.withheld.uniform = 0.0  # fraction of the steps of each modality
     config.data.withheld.burst = 0.0  # the same in one stretch
-    config.data.withheld.modality = 0.0  # share of the series that miss one modality wholly
+    config.data.withheld.modality = 0.0  # share of the series without one of the modalities
 
     config.model = ConfigDict()
     config.model.name = "mdmm"
@@ -113,12 +113,12 @@ def get_config(preset: str = "best") -> ConfigDict:
         "backward_extrapolation",
         "conditional_generation",
     )
-    config.eval.select = "score"  # mean log MSE over the tasks; or "loss"
+    config.eval.select = "score"  # epochs by the mean log error over the tasks; or by the "loss"
     config.eval.draws = 100
-    config.eval.calibrate = True  # intervals on validation series; see jdmm.calibration
-    config.eval.importance = (1, 10, 100)  # draws of the bounds on the log-likelihood; (): none
+    config.eval.calibrate = True  # intervals, on the validation series
+    config.eval.importance = (1, 10, 100)  # samples of the log-likelihood bounds; () for none
     config.eval.batch_size = 100
-    config.eval.seed = 0  # of deletions and draws
+    config.eval.seed = 0  # of what the tasks hide, and of all samples
 
     if preset == "paper":
         config.epochs = 500

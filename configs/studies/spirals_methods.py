@@ -1,4 +1,4 @@
-"""The methods of the paper on the noisy spirals, five seeds each, all trained alike.
+"""The methods of the paper, and some others, on the noisy spirals, with five seeds each.
 
     python -m jdmm.experiments.study configs/studies/spirals_methods.py
 

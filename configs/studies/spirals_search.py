@@ -1,4 +1,4 @@
-"""A search for settings of the noisy spirals, by Optuna, on validation series.
+"""A search for training settings on the noisy spirals, by Optuna, on the validation series.
 
 pip install 'jdmm[search]'
 python -m jdmm.experiments.study configs/studies/spirals_search.py --trials=20

@@ -1,1 +1,1 @@
-"""Sources of series and what is missing from them."""
+"""Data sets, their modalities and tasks, and what is missing from series."""

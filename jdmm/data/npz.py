@@ -1,72 +1,71 @@
-"""Users' own data: series in, results out, as ``.npz`` files.
+"""Series and predictions in ``.npz`` files.
 
 A file of series holds one array per modality, ``(batch, time, feature)``, or ``(batch, time)`` for
-one feature, in which NaN is missing. It may also hold boolean masks ``<modality>_observed`` of the
-same shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. A
+one feature; NaN means missing. It may also hold boolean masks ``<modality>_observed`` of the same
+shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. A
 modality of the model that the file lacks is missing throughout.
 """
 
-import contextlib
 import difflib
 import os
 import textwrap
-import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jdmm.data.modality import Modality, check_series
 from jdmm.errors import InputError
+from jdmm.files import replace_file
 from jdmm.series import Series, series_from_arrays
 
 LENGTHS = "lengths"
 MASK = "_observed"
 
 
-def read_npz(path: str | os.PathLike[str], modalities: Mapping[str, int]) -> Series:
+def read_npz(path: str | os.PathLike[str], modalities: Sequence[Modality]) -> Series:
     """Reads the series of one file.
 
     Args:
         path: the file, in the form that this module's docstring describes.
-        modalities: the model's modalities, each with its number of features.
+        modalities: those of the model.
 
     Returns:
-        All of `modalities`, in their order, each ``(batch, time, feature)``.
+        Series of all `modalities`, in their order.
 
     Raises:
-        InputError: if the file cannot be read, or holds anything but such series, or a series
-            without a single observed value. The message begins with the path.
+        InputError: if the file cannot be read, holds arrays that are no such series, values
+            outside the support of a likelihood, or a series without an observed value. The message
+            begins with the path.
     """
     try:
-        return _series(_load(Path(path)), modalities)
+        series = _series(_load(Path(path)), {m.name: m.features for m in modalities})
+        check_series(modalities, series)
+        return series
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Writes `arrays` by name. Whatever happens, `path` holds all of them or what it held before.
+    """Writes `arrays` by name, through `replace_file`.
 
     Raises:
         InputError: if the file cannot be written.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with part.open("xb") as file:
+        with replace_file(path) as part, part.open("xb") as file:
             np.savez(file, **arrays)
-        os.replace(part, target)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{target}: expected a file that can be written, got: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        raise InputError(
+            f"{os.fspath(path)}: expected a file that can be written, got: {reason}"
+        ) from error
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Every array of the file by name; never unpickles."""
+    """Every array of the file by name; nothing is unpickled."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -77,7 +76,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"expected an .npz file that can be read, got: {reason}") from error
-    except Exception as error:  # there is no telling what a damaged file makes numpy raise
+    except Exception as error:  # damaged files make numpy raise errors of any kind
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
         raise InputError(f"expected an .npz file of plain arrays, got: {reason}") from error
 
@@ -94,7 +93,7 @@ def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Ser
         raise InputError(f"expected at least one of {list(modalities)}, got {list(arrays)}")
 
     for name in present:
-        _check_values(name, arrays[name], modalities[name])
+        _check_array(name, arrays[name], modalities[name])
     masks = {name: arrays[name + MASK] for name in modalities if name + MASK in arrays}
     for name, mask in masks.items():
         if name not in present:
@@ -109,17 +108,18 @@ def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Ser
     }
     series = series_from_arrays(values, masks, arrays.get(LENGTHS))
 
-    seen = np.any([mask.any(axis=(1, 2)) for mask in series.observed.values()], axis=0)
-    if not seen.all():
+    any_observed = np.any([mask.any(axis=(1, 2)) for mask in series.observed.values()], axis=0)
+    if not any_observed.all():
         raise InputError(
-            f"expected every series to have an observed value, got none in {(~seen).sum()} of "
-            f"{len(seen)}, first in series {np.argmin(seen)} (counted from 0): leave it out"
+            "expected every series to have an observed value, got none in "
+            f"{(~any_observed).sum()} of {len(any_observed)}, first in series "
+            f"{np.argmin(any_observed)} (counted from 0): leave it out"
         )
     return series
 
 
-def _check_values(name: str, array: np.ndarray, features: int) -> None:
-    """Checks what `series_from_arrays` cannot know, or takes more leniently from Python lists."""
+def _check_array(name: str, array: np.ndarray, features: int) -> None:
+    """Checks types and shapes, which `series_from_arrays` takes more leniently from lists."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected numbers in {name!r}, got {array.dtype}")
     short = array.ndim == 2 and features == 1

@@ -1,1 +1,1 @@
-"""Scores of any model: predictions, calibration, likelihood bounds."""
+"""Predictions of any model and their scores, calibration, likelihood bounds."""

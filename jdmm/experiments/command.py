@@ -1,4 +1,4 @@
-"""Running a program so that a user's mistake costs them one line and not a traceback."""
+"""Runs a program: a user's mistake ends it with one line, a bug with a traceback."""
 
 import sys
 import traceback
@@ -10,7 +10,7 @@ from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
 from jdmm.training import parallel
 
 MISTAKE, FAILURE, TERMINATED = 2, 1, 143
-"""Exit statuses: bad input; training diverged, or a failure; stopped by SIGTERM (128 + 15)."""
+"""Exit statuses: bad input; diverged training, a lost process or a bug; SIGTERM (128 + 15)."""
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -22,7 +22,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (DivergenceError, PeerLost) as error:
         _exit(error, FAILURE)
     except Interrupted as error:
-        _tell(error)
+        _print(error)
         sys.exit(TERMINATED)
     except Exception:
         traceback.print_exc()
@@ -30,25 +30,25 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags."""
+    """The arguments that are not flags."""
     try:
         rest = flags.FLAGS(arguments)
         for flag in flags.FLAGS.flags_by_module_dict().get(arguments[0], []):
-            hasattr(flag.value, "to_dict")  # a configuration that failed to load says so only now
-    except Exception as error:  # a configuration file is a program: it can raise anything
-        text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
+            hasattr(flag.value, "to_dict")  # raises where the configuration file failed to load
+    except Exception as error:  # a configuration file is a program and can raise any exception
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() adds quotes
         lines = (str(text) or type(error).__name__).splitlines()
         cause = lines[-1:] if any("Traceback" in line for line in lines) else lines
         raise InputError(f"bad option or configuration: {' '.join(cause)}") from error
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # libraries tell much at level INFO
+        logging.set_verbosity(logging.WARNING)  # libraries log much at level INFO
     return rest
 
 
 def _exit(error: Exception, status: int) -> None:
-    _tell(error)
+    _print(error)
     parallel.exit_process(status)
 
 
-def _tell(error: Exception) -> None:
+def _print(error: Exception) -> None:
     print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Scores of trained models: on validation series while they train, and on a split at the end."""
+"""Scores of trained models on a split: predictions of every task, and the log-likelihood."""
 
 import contextlib
 import hashlib
@@ -12,211 +12,165 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jdmm.data.spirals import Split
-from jdmm.evaluation import calibration, importance, tasks
+from jdmm.data import tasks
+from jdmm.data.base import Split
+from jdmm.evaluation import calibration, importance, scores
 from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, predict_all
 from jdmm.experiments import report, settings
-from jdmm.experiments.logs import replace_text
-from jdmm.experiments.settings import Config
-from jdmm.models.base import ExactLikelihood, GradientModel, Model
+from jdmm.experiments.settings import Experiment
+from jdmm.experiments.train import Trained, seed_dirs
+from jdmm.files import write_text
+from jdmm.models.base import ExactLikelihood
 from jdmm.series import Series
-from jdmm.training import loop
-from jdmm.training.progress import Progress, Scorer
 from jdmm.training.schedule import Schedule
 
 CALIBRATION_DRAWS = 60
-"""At most; it goes through all pairs of scales."""
-
-
-def seeds_of(config: Config) -> list[int]:
-    """The seeds of a run."""
-    return list(range(config.seed, config.seed + config.seeds))
-
-
-def seed_dirs(config: Config, workdir: Path) -> dict[int, Path]:
-    """Seed -> the directory of its logs, figures, report and results."""
-    seeds = seeds_of(config)
-    if len(seeds) == 1:
-        return {seeds[0]: workdir}
-    return {seed: workdir / f"seed-{seed}" for seed in seeds}
-
-
-def validation_scorer(config: Config, model: GradientModel, series: Series) -> Scorer:
-    """Validation figures: each task's MSE, the loss, and the score that selects the best epoch."""
-    names = tuple(config.eval.tasks)
-    shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
-    truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
-    loss = loop.loss_scorer(model, series, config.eval.seed)
-    quick = model.for_validation  # this runs often
-    key = jax.random.key(config.eval.seed)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, None, None, None))
-    def errors(variables: Any, shown: Series, truth: Series, key: jax.Array) -> jax.Array:
-        raw = quick.emissions(variables, quick.posterior_mean(variables, shown, key).states)
-        mean = {name: model.likelihoods[name].mean(raw[name]) for name in raw}
-        each = tasks.squared_error(mean, truth.values, truth.observed)
-        return jnp.mean(each.reshape(len(names), -1), 1)
-
-    def score(variables: Any) -> dict[str, list[float]]:
-        """Figure -> one per seed."""
-        each = jax.device_get(errors(variables, shown, truth, key))
-        figures = loss(variables)
-        if config.eval.select == "score":
-            figures["score"] = np.mean(np.log(each), 1)
-        figures |= {f"mse/{name}": each[:, task] for task, name in enumerate(names)}
-        return {name: np.asarray(values).tolist() for name, values in figures.items()}
-
-    return score
+"""At most so many posterior samples for each pair of scales."""
 
 
 def evaluate(
-    config: Config,
-    workdir: Path,
-    model: Model,
-    progress: Progress,
-    data: dict[str, Split],
-    split: str,
+    experiment: Experiment, workdir: Path, trained: Trained, data: dict[str, Split], split: str
 ) -> dict[str, Any]:
-    """Scores every task on a split; writes results, figures and report into `workdir`.
+    """Scores every task on a split, and writes results, figures and report into `workdir`.
 
-    The test split's files are `results.json`, `report.md` and `figures/`; another split's carry
-    its name. Of several seeds, each has its own, and `workdir` their mean and sd.
+    The files of the test split are `results.json`, `report.md` and `figures/`; those of another
+    split carry its name. With several seeds each has a directory of its own, and `workdir` holds
+    the mean and the standard deviation over them.
     """
+    suffix = "" if split == "test" else f"-{split}"
+    directories = seed_dirs(experiment.seeds, workdir)
     epochs = 1.0
-    if settings.is_trained(config):
-        schedule = Schedule(settings.train_settings(config), data["train"].noisy.batch)
-        epochs = max(progress.steps / schedule.steps_per_epoch, 1)
-    directories = seed_dirs(config, workdir)
+    if experiment.training is not None:
+        schedule = Schedule(experiment.training, data["train"].series.batch)
+        epochs = max(trained.steps / schedule.steps_per_epoch, 1.0)
     each = []
     for row, (seed, directory) in enumerate(directories.items()):
-        alone = jax.tree.map(lambda leaf, row=row: leaf[row], progress.best)
-        facts = {
+        variables = trained.of_seed(row)
+        scales = calibrated(experiment, directory, variables, data["validation"])
+        began = time.perf_counter()
+        outcomes = predict_tasks(experiment, variables, scales, data[split])
+        results = {
+            "config": settings.plain(experiment.config),
             "seed": seed,
-            "best_epoch": progress.best_epoch[row] if progress.best_epoch else None,
-            "validation_score": progress.best_score[row] if progress.best_score else None,
-            "train_seconds": progress.seconds,
-            "seconds_per_epoch": progress.seconds / epochs,
+            "best_epoch": trained.best_epoch[row] if trained.best_epoch else None,
+            "validation_score": trained.best_score[row] if trained.best_score else None,
+            "train_seconds": trained.seconds,
+            "seconds_per_epoch": trained.seconds / epochs,
+            "calibration": scales._asdict(),
+            "split": split,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+            "params_sha256": fingerprint(variables),
+            "tasks": {
+                task: scores.score(prediction, shown, data[split], experiment.dataset.modalities)
+                for task, (prediction, shown) in outcomes.items()
+            },
+            "log_likelihood": log_likelihood(experiment, variables, data[split].series),
         }
-        scales = calibrated(config, directory, model, alone, data["validation"])
-        facts["calibration"] = scales._asdict()
-        each.append(
-            _evaluate_seed(config, directory, model, alone, scales, facts, data[split], split)
-        )
+        results["evaluate_seconds"] = time.perf_counter() - began
+        figures = report.draw_figures(experiment.dataset, directory, suffix, data[split], outcomes)
+        report.write(directory, suffix, results, figures)
+        _write_results(directory, suffix, results)
+        each.append(results)
     if len(each) == 1:
         return each[0]
     results = report.over_seeds(each)
-    suffix = _suffix(split)
     report.write_over_seeds(workdir, suffix, results, list(directories.values()))
-    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+    _write_results(workdir, suffix, results)
     return results
 
 
-def _evaluate_seed(
-    config: Config,
-    workdir: Path,
-    model: Model,
-    variables: Any,
-    scales: Calibration,
-    facts: dict[str, Any],
-    data: Split,
-    split: str,
-) -> dict[str, Any]:
-    """One seed's results, written and drawn into its own directory."""
-    began = time.perf_counter()
-    names = tuple(config.eval.tasks)
-    targets, clean = data.noisy, data.clean
-    shown = jax.jit(partial(tasks.show, names))(targets, jax.random.key(config.eval.seed))
-    # nothing is held out of what was shown: there a second observation is to be predicted
-    scored = {
-        name: np.where(mask, *(np.concatenate([leaf] * len(names)) for leaf in pair))
-        for name, mask in shown.observed.items()
-        for pair in [(data.again[name], targets.values[name])]
-    }
-    everything = predict_all(
-        model,
+def predict_tasks(
+    experiment: Experiment, variables: Any, scales: Calibration, split: Split
+) -> report.Outcomes:
+    """The prediction of every task, and what it shows of the series."""
+    evaluation, series = experiment.evaluation, split.series
+    names, key = evaluation.tasks, jax.random.key(evaluation.seed)
+    shown = jax.jit(partial(tasks.show, experiment.dataset.tasks, names))(series, key)
+    prediction = predict_all(
+        experiment.model,
         variables,
         shown,
-        jax.random.key(config.eval.seed),
-        config.eval.draws,
-        shown.replace(values=scored),  # type: ignore[attr-defined]
-        config.eval.batch_size,
+        key,
+        evaluation.draws,
+        shown.replace(values=scores.scored_values(shown, split)),  # type: ignore[attr-defined]
+        evaluation.batch_size,
         scales,
     )
-    outcomes = {}
-    for index, name in enumerate(names):
-        rows = slice(index * targets.batch, (index + 1) * targets.batch)
-        outcomes[name] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (everything, shown))
-    results = {
-        "config": settings.plain(config),
-        **facts,
-        "split": split,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
-        "params_sha256": fingerprint(variables),
-        "evaluate_seconds": time.perf_counter() - began,
-        "tasks": {
-            name: tasks.score(prediction, seen, targets, clean)
-            for name, (prediction, seen) in outcomes.items()
-        },
-        "log_likelihood": _log_likelihood(config, model, variables, targets),
+    rows = np.split(np.arange(shown.batch), len(names))
+    return {
+        name: jax.tree.map(lambda leaf, own=own: leaf[own], (prediction, shown))
+        for name, own in zip(names, rows, strict=True)
     }
-    suffix = _suffix(split)
-    figures = report.draw_figures(workdir, suffix, outcomes, targets, clean)
-    report.write(workdir, suffix, results, figures)
-    replace_text(workdir / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
-    return results
 
 
-def _log_likelihood(
-    config: Config, model: Model, variables: Any, series: Series
-) -> dict[str, float]:
-    """Log-likelihood in nats per time step, exact, or bounds and the effective number of draws."""
+def log_likelihood(experiment: Experiment, variables: Any, series: Series) -> dict[str, float]:
+    """Log-likelihood in nats per step: "exact", or "bound<K>" and "effective_draws"."""
+    model, evaluation = experiment.model, experiment.evaluation
     steps = float(np.sum(series.lengths))
     if isinstance(model, ExactLikelihood):
         return {"exact": float(jnp.sum(jax.jit(model.log_likelihood)(variables, series)) / steps)}
-    if not config.eval.get("importance"):
+    if not evaluation.importance:
         return {}
-    key, counts = jax.random.key(config.eval.seed), config.eval.importance
-    size = config.eval.batch_size
-    weighed = importance.log_likelihood_bounds(model, variables, series, key, counts, size)
-    bounds = {f"bound{count}": float(each.sum() / steps) for count, each in weighed.bounds.items()}
-    return {**bounds, "effective_draws": float(weighed.effective.mean())}
-
-
-def _suffix(split: str) -> str:
-    return "" if split == "test" else f"-{split}"
+    found = importance.log_likelihood_bounds(
+        model,
+        variables,
+        series,
+        jax.random.key(evaluation.seed),
+        evaluation.importance,
+        evaluation.batch_size,
+    )
+    bounds = {f"bound{count}": float(each.sum() / steps) for count, each in found.bounds.items()}
+    return {**bounds, "effective_draws": float(found.effective.mean())}
 
 
 def calibrated(
-    config: Config, directory: Path, model: Model, variables: Any, data: Split
+    experiment: Experiment, directory: Path, variables: Any, validation: Split
 ) -> Calibration:
-    """The scales kept in `directory` for these variables, or chosen on validation series now."""
-    if not config.eval.calibrate:
+    """The scales of the intervals of these variables.
+
+    They are read from `directory`, or chosen on the validation series and kept there.
+    """
+    if not experiment.evaluation.calibrate:
         return UNCALIBRATED
     path, mark = directory / "calibration.json", fingerprint(variables)
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_text())
         if kept.pop("params_sha256") == mark:
             return Calibration(**kept)
-    key = jax.random.key(config.eval.seed)
-    show = jax.jit(tasks.show, static_argnums=0)
-    shown = [jax.device_get(show((name,), data.noisy, key)) for name in config.eval.tasks]
-    held_out = [_held_out(data, seen) for seen in shown]
-    draws, size = min(config.eval.draws, CALIBRATION_DRAWS), config.eval.batch_size
-    scales = calibration.calibrate(model, variables, shown, held_out, key, draws, size)
+    scales = _calibrate(experiment, variables, validation)
     directory.mkdir(parents=True, exist_ok=True)
     kept = {**scales._asdict(), "params_sha256": mark}
-    replace_text(path, json.dumps(kept, indent=2) + "\n")
+    write_text(path, json.dumps(kept, indent=2) + "\n")
     return scales
 
 
-def _held_out(data: Split, shown: Series) -> Series:
-    """What was hidden; the second observation of everything if nothing was."""
-    hidden = {name: ~np.asarray(mask) for name, mask in shown.observed.items()}
-    held_out = jax.device_get(data.noisy.hide(hidden))
-    if any(mask.any() for mask in held_out.observed.values()):
-        return held_out
-    return data.noisy.replace(values=data.again)  # type: ignore[attr-defined]
+def _calibrate(experiment: Experiment, variables: Any, validation: Split) -> Calibration:
+    """The scales with which the intervals of numbers cover what the tasks hide."""
+    evaluation, dataset = experiment.evaluation, experiment.dataset
+    key, numbers = jax.random.key(evaluation.seed), scores.numeric(dataset.modalities)
+    shown = [
+        jax.device_get(jax.jit(partial(tasks.show, dataset.tasks, (name,)))(validation.series, key))
+        for name in evaluation.tasks
+    ]
+    held_out = [
+        validation.series.replace(  # type: ignore[attr-defined]
+            values=scores.scored_values(each, validation),
+            observed={
+                name: mask & (name in numbers)
+                for name, mask in scores.interval_targets(each, validation).items()
+            },
+        )
+        for each in shown
+    ]
+    return calibration.calibrate(
+        experiment.model,
+        variables,
+        shown,
+        held_out,
+        key,
+        min(evaluation.draws, CALIBRATION_DRAWS),
+        evaluation.batch_size,
+    )
 
 
 def fingerprint(variables: Any) -> str:
@@ -229,3 +183,7 @@ def fingerprint(variables: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _write_results(directory: Path, suffix: str, results: dict[str, Any]) -> None:
+    write_text(directory / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")

@@ -1,12 +1,13 @@
-"""Metrics of a run, as JSON lines and for TensorBoard, continued where a checkpoint stands."""
+"""Metrics of a run, as JSON lines and for TensorBoard; a resumed run continues its log."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from jdmm.files import write_text
 
 METRICS = "metrics.jsonl"
 
@@ -15,16 +16,16 @@ class MetricsLog:
     """Appends one record per epoch to `metrics.jsonl` and to TensorBoard's events."""
 
     def __init__(self, workdir: Path, step: int) -> None:
-        """Opens the log of `workdir`, dropping what lies behind `step`: it will come again."""
+        """Opens the log of `workdir` and drops what was logged after `step`."""
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
-        replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a")
         self._writer = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds the figures of an epoch, which must have "epoch" and "step"."""
+        """Adds the metrics of an epoch, which must have "epoch" and "step"."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in record.items():
@@ -38,7 +39,7 @@ class MetricsLog:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The records of a work directory; a last line cut off by a kill is left out."""
+    """The records of a work directory, without a last line that a kill has cut off."""
     path = workdir / METRICS
     if not path.exists():
         return []
@@ -52,7 +53,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def history(records: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Metric -> epochs and values, for the learning curves."""
+    """Metric -> epochs and values ``(n,)``, for the learning curves."""
     names = sorted({name for record in records for name in record if "/" in name})
     curves = {}
     for name in names:
@@ -60,10 +61,3 @@ def history(records: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.nda
         epochs, values = zip(*points, strict=True)
         curves[name] = (np.array(epochs), np.array(values))
     return curves
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole: it holds the old or the new text, whatever happens."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)

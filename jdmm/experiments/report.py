@@ -2,123 +2,149 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
+from jdmm.data.base import Dataset, Outcome, Split
+from jdmm.evaluation import scores
 from jdmm.evaluation.prediction import Prediction
-from jdmm.evaluation.tasks import held_out, squared_error
-from jdmm.experiments import plotting
-from jdmm.experiments.logs import history, read_metrics, replace_text
-from jdmm.experiments.plotting import Panel
+from jdmm.experiments.logs import history, read_metrics
 from jdmm.experiments.settings import flat
+from jdmm.files import write_text
+from jdmm.plotting import runs, style
 from jdmm.series import Series
 
-RANKS = ("best", "median", "worst")
 Outcomes = Mapping[str, tuple[Prediction, Series]]
-"""Task -> prediction and what was shown."""
+"""Task -> prediction, and what the model was shown."""
+
+
+class Column(NamedTuple):
+    """How a score is shown: heading, digits after the point, and meaning."""
+
+    heading: str
+    digits: int
+    meaning: str
+
+
+COLUMNS = {
+    "mse_truth": Column(
+        "MSE, truth", 4, "squared error per step against the truth, summed over the features"
+    ),
+    "mse": Column(
+        "MSE", 4, "squared error per step against the observed values, summed over the features"
+    ),
+    "accuracy": Column("accuracy", 3, "share of the hidden classes that are predicted"),
+    "coverage50": Column("50 %", 3, "coverage of the 50 % interval"),
+    "coverage80": Column("80 %", 3, "coverage of the 80 % interval"),
+    "coverage95": Column("95 %", 3, "coverage of the 95 % interval"),
+    "crps": Column("CRPS", 4, "continuous ranked probability score"),
+    "nll": Column("NLL", 3, "negative log-likelihood in nats per value"),
+}
+"""Score -> its column, in the order of the tables."""
+
+SCORED = (
+    "Coverage, CRPS and NLL are those of the hidden values. Where a task hides nothing, they are "
+    "those of a second observation, and are left out without one."
+)
 
 
 def draw_figures(
-    workdir: Path, suffix: str, outcomes: Outcomes, targets: Series, clean: Mapping[str, Any]
+    dataset: Dataset, workdir: Path, suffix: str, split: Split, outcomes: Outcomes
 ) -> list[str]:
-    """Draws what the data allow into `workdir/figures` and TensorBoard; returns the file names."""
-    figures: dict[str, Figure] = {"tasks": task_grid(outcomes, targets, clean)}
-    prediction, _ = next(iter(outcomes.values()))
-    mean, variance = (np.asarray(leaf) for leaf in prediction.states)
-    # counterclockwise spirals sweep a positive area
-    turn = np.sum(clean["x"][:, :-1] * np.diff(clean["y"], axis=1), (1, 2)) - np.sum(
-        clean["y"][:, :-1] * np.diff(clean["x"], axis=1), (1, 2)
-    )
-    if mean.shape[-1]:
-        figures["latents"] = plotting.latent_trajectories(
-            mean, np.sqrt(variance), (turn > 0).astype(int), ("clockwise", "counterclockwise")
-        )
-    figures["reliability"] = plotting.reliability(
-        {task: held_out(told.pit, shown, targets) for task, (told, shown) in outcomes.items()}
-    )
+    """Draws figures into `workdir/figures` and into TensorBoard; returns their file names."""
+    figures = dataset.draw(split, {task: _arrays(*each) for task, each in outcomes.items()})
+    if pits := _pits(dataset, split, outcomes):
+        figures["reliability"] = runs.reliability(pits)
     records = read_metrics(workdir)
     records = [record for record in records if record["start"] == records[-1]["start"]]
-    best = [r for r in records if "validation/score" in r]
     if records:
-        epoch = min(best, key=lambda r: r["validation/score"])["epoch"] if best else None
-        figures["learning_curves"] = plotting.learning_curves(history(records), epoch)
-    step = records[-1]["step"] if records else 0
+        figures["learning_curves"] = _learning_curves(records)
     writer = SummaryWriter(str(workdir))
     for name, figure in figures.items():
-        plotting.save(figure, workdir / "figures" / f"{name}{suffix}.png")
+        style.save(figure, workdir / "figures" / f"{name}{suffix}.png")
+        step = records[-1]["step"] if records else 0
         writer.add_figure(f"{name}{suffix}", figure, step, close=False)
     writer.close()
     return [f"{name}{suffix}.png" for name in figures]
 
 
-def task_grid(outcomes: Outcomes, targets: Series, clean: Mapping[str, Any]) -> Figure:
-    """Best, median and worst series of each task, by error against the clean truth."""
-    names = list(targets.values)
+def _arrays(prediction: Prediction, shown: Series) -> Outcome:
+    mean, variance = (np.asarray(leaf) for leaf in prediction.states)
+    return Outcome(shown, prediction.mean, prediction.sd, mean, np.sqrt(variance))
 
-    def pair(arrays: Mapping[str, Any], row: int) -> np.ndarray:
-        return np.concatenate([np.asarray(arrays[name][row]) for name in names], -1)
 
-    panels = {}
-    for task, (prediction, shown) in outcomes.items():
-        errors = np.asarray(squared_error(prediction.mean, clean, targets.observed))
-        order = np.argsort(errors)
-        panels[task] = [
-            Panel(
-                clean=pair(clean, row),
-                noisy=pair(targets.values, row),
-                seen=pair(shown.observed, row),
-                mean=pair(prediction.mean, row),
-                sd=pair(prediction.sd, row),
-                score=float(errors[row]),
-            )
-            for row in (order[0], order[len(order) // 2], order[-1])
-        ]
-    return plotting.task_grid(panels, RANKS)
+def _pits(dataset: Dataset, split: Split, outcomes: Outcomes) -> dict[str, np.ndarray]:
+    """Task -> probability integral transforms of the values whose intervals are scored."""
+    numbers = scores.numeric(dataset.modalities)
+    pits = {
+        task: scores.select(prediction.pit, scores.interval_targets(shown, split), numbers)
+        for task, (prediction, shown) in outcomes.items()
+    }
+    return {task: pit for task, pit in pits.items() if pit.size}
+
+
+def _learning_curves(records: list[dict[str, Any]]) -> Figure:
+    validated = [record for record in records if "validation/score" in record]
+    best = min(validated, key=lambda record: record["validation/score"], default=None)
+    return runs.learning_curves(history(records), None if best is None else best["epoch"])
 
 
 def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[str]) -> None:
-    """Writes `report.md`: settings, scores, figures and seconds."""
-    config = results["config"]
+    """Writes `report.md`: scores, figures and settings."""
     lines = [
-        f"# {config['data']['name']}, {config['model']['name']}, seed {results['seed']}: "
-        f"{results['split']} series",
+        f"# {_title(results)}, seed {results['seed']}: {results['split']} series",
         "",
-        f"{results['parameters']} parameters; {_trained(results)}, evaluated in "
+        f"{results['parameters']} parameters; {_trained(results)}; evaluated in "
         f"{results['evaluate_seconds']:.0f} s. Variables {results['params_sha256'][:12]}.",
-        "",
-        "Squared error per step summed over the coordinates, mean over series (sd), against the "
-        "clean and the noisy truth. Of the hidden values, or of a second observation where none "
-        "was hidden: coverage of the 50, 80 and 95 % intervals, continuous ranked probability "
-        "score and negative log-likelihood (nats).",
         "",
         *table(results),
         "",
-        "Chosen on validation series: posterior draws with {posterior:g} times their noise, "
-        "emissions with {emission:g} times their mean_and_sd.".format(**results["calibration"]),
+        "Values in brackets are standard deviations over the series.",
+        "",
+        *_legend(results),
+        *_calibration(results),
         *_log_likelihood(results),
     ]
     for figure in figures:
         title = figure.removesuffix(".png").replace("_", " ")
         lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
-    replace_text(workdir / f"report{suffix}.md", "\n".join([*lines, *_settings(config)]) + "\n")
+    lines += _settings(results)
+    write_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
 
 
-def _trained(results: Mapping[str, Any]) -> str:
-    """How the variables came about, in words."""
-    if results["best_epoch"] is None:
-        return f"fitted in {results['train_seconds']:.1f} s"
-    return (
-        f"best epoch {results['best_epoch']} of {results['config']['epochs']} on validation; "
-        f"trained in {results['train_seconds']:.0f} s "
-        f"({results['seconds_per_epoch']:.2f} s per epoch)"
-    )
+def write_over_seeds(
+    workdir: Path, suffix: str, results: Mapping[str, Any], directories: Sequence[Path]
+) -> None:
+    """Writes the `report.md` of several seeds, with links to those of each."""
+    seeds = results["seeds"]
+    lines = [
+        f"# {_title(results)}, seeds {seeds[0]} to {seeds[-1]}: {results['split']} series",
+        "",
+        f"{results['parameters']} parameters each; trained together in "
+        f"{results['train_seconds']:.0f} s ({results['seconds_per_epoch']:.2f} s per epoch).",
+        "",
+        *table(results),
+        "",
+        "Values are means over the seeds, with standard deviations in brackets.",
+        "",
+        *_legend(results),
+        *_log_likelihood(results),
+        "",
+        "| seed | best epoch | report |",
+        "|---|---|---|",
+    ]
+    for seed, epoch, place in zip(seeds, results["best_epoch"], directories, strict=True):
+        name = f"{place.name}/report{suffix}.md"
+        lines.append(f"| {seed} | {epoch} | [{name}]({name}) |")
+    lines += _settings(results)
+    write_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
 
 
 def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Results of several seeds as one: each task's figures as mean and sd over the seeds."""
+    """The results of several seeds as one: mean and sd over the seeds of each score."""
     first = each[0]
     return {
         "config": first["config"],
@@ -134,9 +160,9 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "tasks": {
             task: {
                 name: mean_and_sd([results["tasks"][task][name] for results in each])
-                for name in scores
+                for name in values
             }
-            for task, scores in first["tasks"].items()
+            for task, values in first["tasks"].items()
         },
         "log_likelihood": {
             name: mean_and_sd([results["log_likelihood"][name] for results in each])
@@ -145,70 +171,75 @@ def over_seeds(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def mean_and_sd(figures: Sequence[Any]) -> dict[str, float]:
-    """Mean and sd of the seeds' figures, or of their means over series; no sd of one seed."""
-    values = [each["mean"] if isinstance(each, Mapping) else each for each in figures]
-    sd = {"sd": float(np.std(values, ddof=1))} if len(values) > 1 else {}
-    return {"mean": float(np.mean(values)), **sd}
+def mean_and_sd(values: Sequence[Any]) -> dict[str, float]:
+    """Mean and sd over seeds of a score, or of its mean over series; no sd of one seed."""
+    numbers = [each["mean"] if isinstance(each, Mapping) else each for each in values]
+    sd = {"sd": float(np.std(numbers, ddof=1))} if len(numbers) > 1 else {}
+    return {"mean": float(np.mean(numbers)), **sd}
 
 
-def write_over_seeds(
-    workdir: Path, suffix: str, results: Mapping[str, Any], directories: Sequence[Path]
-) -> None:
-    """Writes the `report.md` of several seeds, which leads to those of each."""
-    config = results["config"]
-    lines = [
-        f"# {config['data']['name']}, {config['model']['name']}, seeds {results['seeds'][0]} to "
-        f"{results['seeds'][-1]}: {results['split']} series",
-        "",
-        f"{results['parameters']} parameters each; trained together in "
-        f"{results['train_seconds']:.0f} s ({results['seconds_per_epoch']:.2f} s per epoch).",
-        "",
-        "Squared error per step summed over the coordinates, against the clean and the noisy "
-        "truth; of the hidden values, or of a second observation where none was hidden, coverage "
-        "of the 50, 80 and 95 % intervals, continuous ranked probability score and negative "
-        "log-likelihood (nats): mean over seeds (sd).",
-        "",
-        *table(results),
-        *_log_likelihood(results),
-        "",
-        "| seed | best epoch | report |",
-        "|---|---|---|",
-    ]
-    for seed, epoch, place in zip(
-        results["seeds"], results["best_epoch"], directories, strict=True
-    ):
-        name = f"{place.name}/report{suffix}.md"
-        lines.append(f"| {seed} | {epoch} | [{name}]({name}) |")
-    replace_text(workdir / f"report{suffix}.md", "\n".join([*lines, *_settings(config)]) + "\n")
-
-
-def _settings(config: Mapping[str, Any]) -> list[str]:
-    """All fields as lines of a Markdown table, under a heading."""
-    rows = [f"| {name} | {value} |" for name, value in flat(config)]
-    return ["", "## Settings", "", "| field | value |", "|---|---|", *rows]
-
-
-COLUMNS = {
-    "mse_clean": ("MSE, clean", 4),
-    "mse_noisy": ("MSE, noisy", 4),
-    "coverage50": ("50 %", 3),
-    "coverage80": ("80 %", 3),
-    "coverage95": ("95 %", 3),
-    "crps": ("CRPS", 4),
-    "nll": ("NLL", 3),
-}
-"""Score -> its column's heading and digits."""
+def columns(each: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    """The columns of the scores that any task of these results has."""
+    found = {name for results in each for values in results["tasks"].values() for name in values}
+    return {name: column for name, column in COLUMNS.items() if name in found}
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
     """The scores as lines of a Markdown table."""
-    headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [f"| task | {' | '.join(headings)} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for task, scores in results["tasks"].items():
-        cells = [cell(scores[name], digits) for name, (_, digits) in COLUMNS.items()]
+    shown = columns([results])
+    lines = [
+        f"| task | {' | '.join(column.heading for column in shown.values())} |",
+        "|---" * (1 + len(shown)) + "|",
+    ]
+    for task, values in results["tasks"].items():
+        cells = [cell(values.get(name), column.digits) for name, column in shown.items()]
         lines.append(f"| {task.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
+
+
+def cell(value: Any, digits: int) -> str:
+    """A score, with its sd in brackets if it has one; a dash for none."""
+    if value is None:
+        return "-"
+    if not isinstance(value, Mapping):
+        return f"{value:.{digits}f}"
+    sd = f" ({value['sd']:.{digits}f})" if "sd" in value else ""
+    return f"{value['mean']:.{digits}f}{sd}"
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    config = results["config"]
+    return f"{config['data']['name']}, {config['model']['name']}"
+
+
+def _trained(results: Mapping[str, Any]) -> str:
+    """How the variables came about, in words."""
+    if results["best_epoch"] is None:
+        return f"fitted in {results['train_seconds']:.1f} s"
+    return (
+        f"best epoch {results['best_epoch']} of {results['config']['epochs']} on validation; "
+        f"trained in {results['train_seconds']:.0f} s "
+        f"({results['seconds_per_epoch']:.2f} s per epoch)"
+    )
+
+
+def _legend(results: Mapping[str, Any]) -> list[str]:
+    """What the columns mean."""
+    shown = columns([results])
+    meanings = [f"- {column.heading}: {column.meaning}" for column in shown.values()]
+    return [*meanings, *(["", SCORED] if "nll" in shown else [])]
+
+
+def _calibration(results: Mapping[str, Any]) -> list[str]:
+    if not results["config"]["eval"]["calibrate"]:
+        return []
+    return [
+        "",
+        "Intervals are calibrated on the validation series: the noise of posterior samples is "
+        "multiplied by {posterior:g}, the scale of the emissions by {emission:g}.".format(
+            **results["calibration"]
+        ),
+    ]
 
 
 def _log_likelihood(results: Mapping[str, Any]) -> list[str]:
@@ -220,17 +251,17 @@ def _log_likelihood(results: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     effective = cell(found.pop("effective_draws"), 1)
-    told = ", ".join(f"{name.removeprefix('bound')}: {cell(v, 3)}" for name, v in found.items())
+    bounds = ", ".join(
+        f"{cell(value, 3)} with {name.removeprefix('bound')}" for name, value in found.items()
+    )
     return [
         "",
-        "Log-likelihood of the complete series in nats per step, bounded by importance sampling "
-        f"with so many draws: {told}. Effective draws: {effective}.",
+        "Lower bounds on the log-likelihood of the complete series in nats per step, by importance "
+        f"sampling: {bounds} samples. Effective samples: {effective}.",
     ]
 
 
-def cell(figure: Any, digits: int) -> str:
-    """A figure or mean, with its sd in brackets if it has one."""
-    if not isinstance(figure, Mapping):
-        return f"{figure:.{digits}f}"
-    sd = f" ({figure['sd']:.{digits}f})" if "sd" in figure else ""
-    return f"{figure['mean']:.{digits}f}{sd}"
+def _settings(results: Mapping[str, Any]) -> list[str]:
+    """All fields as lines of a Markdown table, under a heading."""
+    rows = [f"| {name} | {value} |" for name, value in flat(results["config"])]
+    return ["", "## Settings", "", "| field | value |", "|---|---|", *rows]

@@ -2,16 +2,15 @@
 
     python -m jdmm.experiments.study configs/studies/spirals_methods.py [--run=N] [--trials=N]
 
-A study file has `get_study() -> dict[str, ConfigDict]`, name -> configuration; seeds are those of
-the configuration. Runs go on where they were stopped, and what is finished is not run again. With
-`--run=N` only the N-th is run, as the tasks of a job array do. `results.jsonl` has a line per run
-and seed, and `study.md` and `figures/` are made from it.
+A study file has `get_study() -> dict[str, ConfigDict]`, name -> configuration, which also holds
+the seeds. Runs that were stopped are continued, and finished runs are not repeated. With `--run=N`
+only the run of that number is done, as in the tasks of a job array. `results.jsonl` has a line per
+run and seed; `study.md` and `figures/` summarise it. Runs that are named "method@number" are drawn
+as curves over the numbers.
 
-Where the names are "method@number", curves over the numbers are drawn, else dots.
-
-A study file with `suggest(trial) -> ConfigDict` is a search: `--trials=N` more trials of Optuna,
-kept in the work directory, look for the lowest validation score; one that diverges is left out. The
-test series are not touched. Any number of processes may search at once.
+A study file with `suggest(trial) -> ConfigDict` is a search: `--trials=N` adds N trials of Optuna
+to those in the work directory, and looks for the lowest validation score. A trial that diverges is
+left out. The test series are not used. Several processes may search at once.
 """
 
 import importlib.util
@@ -24,10 +23,11 @@ from absl import flags
 
 from jdmm import compiling
 from jdmm.errors import DivergenceError, InputError
-from jdmm.experiments import command, plotting, report, run, settings
-from jdmm.experiments.evaluate import seed_dirs
-from jdmm.experiments.logs import replace_text
+from jdmm.experiments import command, report, run, settings
 from jdmm.experiments.settings import Config
+from jdmm.experiments.train import seed_dirs, train
+from jdmm.files import write_text
+from jdmm.plotting import runs, style
 from jdmm.training import parallel
 
 Study = dict[str, Config]
@@ -46,7 +46,7 @@ def load_study(path: str) -> Any:
             raise ImportError("not a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except Exception as error:  # a study file is a program: it can raise anything
+    except Exception as error:  # a study file is a program and can raise any exception
         raise InputError(
             f"expected a study file, got {path} ({type(error).__name__}: {error})"
         ) from error
@@ -56,13 +56,13 @@ def load_study(path: str) -> Any:
 
 
 def run_study(study: Study, workdir: Path, only: int | None = None) -> None:
-    """Runs what is not finished, or the one numbered `only`, and summarises what is.
+    """Does the runs that are not finished, or the one numbered `only`, and summarises all.
 
     Raises:
-        InputError: for a number that there is not, before anything is run.
+        InputError: for a bad configuration, or a number out of range, before anything is run.
     """
     for config in study.values():
-        settings.check(config)
+        settings.build(config)
     names = list(study)
     if only is not None and not 0 <= only < len(names):
         raise InputError(f"expected --run within 0..{len(names) - 1}, got {only}")
@@ -74,14 +74,20 @@ def run_study(study: Study, workdir: Path, only: int | None = None) -> None:
 
 
 def finished(config: Config, directory: Path) -> list[Record]:
-    """The results of each seed that has been evaluated."""
+    """The results of the seeds of a run that have been evaluated.
+
+    Raises:
+        InputError: if the directory is of another experiment.
+    """
     if not (directory / "config.json").exists():
         return []
-    if other := settings.difference(config, settings.load_config(directory / "config.json")):
+    experiment = settings.build(config)
+    kept = settings.load_config(directory / "config.json")
+    if other := settings.difference(experiment, kept):
         raise InputError(
             f"expected a run of this study in {directory}, but {other}: give another --workdir"
         )
-    paths = [own / "results.json" for own in seed_dirs(config, directory).values()]
+    paths = [own / "results.json" for own in seed_dirs(experiment.seeds, directory).values()]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
@@ -93,64 +99,72 @@ def summarise(study: Study, workdir: Path) -> list[Record]:
         for results in finished(config, workdir / name)
     ]
     workdir.mkdir(parents=True, exist_ok=True)
-    replace_text(workdir / "results.jsonl", "".join(json.dumps(each) + "\n" for each in records))
+    write_text(workdir / "results.jsonl", "".join(json.dumps(each) + "\n" for each in records))
     if records:
         lines = [f"# {workdir.name}", "", *tables(records), "", "![](figures/scores.png)"]
-        replace_text(workdir / "study.md", "\n".join(lines) + "\n")
-        plotting.save(
-            plotting.scores(scores_by_task(records, "mse_noisy"), "MSE, noisy"),
-            workdir / "figures/scores.png",
-        )
+        write_text(workdir / "study.md", "\n".join(lines) + "\n")
+        columns = report.columns(records)
+        drawn = "mse" if "mse" in columns else next(iter(columns))
+        figure = runs.scores(scores_by_task(records, drawn), columns[drawn].heading)
+        style.save(figure, workdir / "figures" / "scores.png")
     return records
 
 
 def scores_by_task(records: list[Record], score: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Task -> run -> mean and sd over its seeds; 0 with one."""
+    """Task -> run -> mean of a score over the seeds and, of several, sd."""
     found: dict[str, dict[str, list[Any]]] = {}
     for record in records:
-        for task, scores in record["tasks"].items():
-            found.setdefault(task, {}).setdefault(record["name"], []).append(scores[score])
+        for task, values in record["tasks"].items():
+            if score in values:
+                found.setdefault(task, {}).setdefault(record["name"], []).append(values[score])
     return {
-        task: {name: report.mean_and_sd(each) for name, each in runs.items()}
-        for task, runs in found.items()
+        task: {name: report.mean_and_sd(each) for name, each in own.items()}
+        for task, own in found.items()
     }
 
 
 def tables(records: list[Record]) -> list[str]:
     """One Markdown table per score, runs as rows and tasks as columns, mean (sd) over seeds."""
+    names = list(dict.fromkeys(record["name"] for record in records))
     lines: list[str] = []
-    for score, (heading, digits) in report.COLUMNS.items():
+    for score, column in report.columns(records).items():
         by_task = scores_by_task(records, score)
-        lines += ["", f"| {heading} | {' | '.join(task.replace('_', ' ') for task in by_task)} |"]
-        lines.append("|---" * (1 + len(by_task)) + "|")
-        for name in dict.fromkeys(record["name"] for record in records):
-            cells = [report.cell(runs[name], digits) for runs in by_task.values()]
+        headings = [task.replace("_", " ") for task in by_task]
+        lines += [
+            f"| {column.heading} | {' | '.join(headings)} |",
+            "|---" * (1 + len(by_task)) + "|",
+        ]
+        for name in names:
+            cells = [report.cell(own.get(name), column.digits) for own in by_task.values()]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| run | seeds | parameters | best epochs | train s | log-likelihood, nats per step |",
-    ]
+        lines.append("")
+    lines.append("| run | seeds | parameters | best epochs | train s | log-likelihood per step |")
     lines.append("|---|---|---|---|---|---|")
-    for name in dict.fromkeys(record["name"] for record in records):
-        own = [record for record in records if record["name"] == name]
-        bounds = ", ".join(
-            f"{key.removeprefix('bound')}: {np.mean([each['evidence'][key] for each in own]):.3f}"
-            for key in own[0]["log_likelihood"]
-            if key != "effective_draws"
-        )
-        epochs = ", ".join(str(record["best_epoch"] or "-") for record in own)
-        lines.append(
-            f"| {name} | {len(own)} | {own[0]['parameters']} | {epochs} | "
-            f"{own[0]['train_seconds']:.0f} | {bounds} |"
-        )
-    return lines[1:]
+    return lines + [_facts([each for each in records if each["name"] == name]) for name in names]
+
+
+def _facts(records: list[Record]) -> str:
+    """The line of one run in the last table."""
+    first = records[0]
+    likelihoods = ", ".join(
+        f"{key.removeprefix('bound')}: "
+        f"{np.mean([each['log_likelihood'][key] for each in records]):.3f}"
+        for key in first["log_likelihood"]
+        if key != "effective_draws"
+    )
+    epochs = ", ".join(str(each["best_epoch"] or "-") for each in records)
+    return (
+        f"| {first['name']} | {len(records)} | {first['parameters']} | {epochs} | "
+        f"{first['train_seconds']:.0f} | {likelihoods} |"
+    )
 
 
 def search(suggest: Any, workdir: Path, trials: int) -> None:
-    """Optuna's search for the configuration of the lowest validation score.
+    """Searches for the configuration of the lowest validation score with Optuna.
 
     Raises:
-        InputError: if Optuna is not installed.
+        InputError: if Optuna is not installed, or a model has no validation score.
+        DivergenceError: if every trial diverged.
     """
     try:
         import optuna  # pyright: ignore[reportMissingImports]
@@ -160,11 +174,13 @@ def search(suggest: Any, workdir: Path, trials: int) -> None:
         ) from error
 
     def objective(trial: Any) -> float:
-        config = suggest(trial)
-        if not settings.is_trained(config):
-            raise InputError(f"expected a model that is trained, got {config.model.name!r}")
-        _, _, progress = run.train(config, workdir / f"trial-{trial.number}")
-        return float(np.mean(progress.best_score))
+        experiment = settings.build(suggest(trial))
+        if experiment.training is None:
+            name = type(experiment.model).__name__
+            raise InputError(f"expected a model that is trained step by step, got {name}")
+        trained = train(experiment, workdir / f"trial-{trial.number}", experiment.load())
+        assert trained.best_score is not None
+        return float(np.mean(trained.best_score))
 
     workdir.mkdir(parents=True, exist_ok=True)
     found = optuna.create_study(
@@ -174,12 +190,12 @@ def search(suggest: Any, workdir: Path, trials: int) -> None:
     if not found.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
         raise DivergenceError("every trial diverged: suggest lower learning rates")
     best = {"trial": found.best_trial.number, "score": found.best_value, **found.best_params}
-    replace_text(workdir / "best.json", json.dumps(best, indent=2) + "\n")
+    write_text(workdir / "best.json", json.dumps(best, indent=2) + "\n")
     print(json.dumps(best))
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the study of the one positional argument."""
+    """Runs the study file that is the one positional argument."""
     options: Any = flags.FLAGS
     if len(arguments) != 2:
         raise InputError(f"expected one study file, got {arguments[1:]}")
@@ -201,8 +217,8 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Work directory [runs/<study name>].")
-    flags.DEFINE_integer("run", None, "Only the run of this number, from 0, for job arrays.")
-    flags.DEFINE_integer("trials", 0, "Of a search by Optuna.", lower_bound=0)
+    flags.DEFINE_integer("run", None, "Only the run of this number, from 0, as in job arrays.")
+    flags.DEFINE_integer("trials", 0, "Trials to add to a search by Optuna.", lower_bound=0)
     flags.DEFINE_string(
         "compilation_cache", None, "Where compiled programs are kept [~/.cache/jdmm/compiled]."
     )

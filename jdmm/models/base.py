@@ -11,8 +11,7 @@ of arrays that its methods take as their first argument.
 """
 
 import abc
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -21,6 +20,7 @@ from jax import numpy as jnp
 
 from jdmm.data.modality import Modality, check_modalities, check_series
 from jdmm.errors import InputError
+from jdmm.fields import checked_fields
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
 from jdmm.models.objectives import Loss
@@ -202,20 +202,22 @@ def unobserved_series(modalities: tuple[Modality, ...], count: int, num_steps: i
     )
 
 
-def fields_of(cls: type, section: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(
+    cls: type, section: str, given: Mapping[str, Any], omit: Collection[str] = ()
+) -> dict[str, Any]:
     """The fields of a section of a configuration, checked against those of a dataclass.
 
+    Args:
+        cls: the dataclass.
+        section: the name of the section, for messages.
+        given: field -> value; "name" is left out.
+        omit: fields of the class that do not belong to the section.
+
     Raises:
-        InputError: for a field that the class does not have.
+        InputError: for a field that the class does not have, or one of another type.
     """
-    known = {field.name for field in dataclasses.fields(cls)} - {"modalities"}
     fields = {name: value for name, value in given.items() if name != "name"}
-    if unknown := sorted(set(fields) - known):
-        raise InputError(
-            f"expected {section} fields among {', '.join(sorted(known))} for {cls.__name__}, got "
-            f"{unknown[0]!r}"
-        )
-    return fields
+    return checked_fields(cls, section, fields, omit=("modalities", *omit))
 
 
 def check_multipliers(multipliers: Mapping[str, float], modalities: tuple[Modality, ...]) -> None:

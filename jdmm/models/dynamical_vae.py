@@ -6,6 +6,7 @@ apart; loss, predictions and samples follow from it.
 """
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -29,6 +30,9 @@ from jdmm.models.base import (
 )
 from jdmm.models.objectives import Loss
 from jdmm.series import Series
+
+LOSS_FIELDS = ("unimodal", "multipliers")
+"""Fields of `DynamicalVAE` that the section `loss` of a configuration gives."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,10 @@ class DynamicalVAE(GradientModel):
         Raises:
             InputError: for an unknown field or an impossible value.
         """
-        model = fields_of(cls, "model", config.model)
-        return cls(modalities, **model, **fields_of(cls, "loss", config.loss.to_dict()))
+        others = {own.name for own in dataclasses.fields(cls)} - set(LOSS_FIELDS)
+        model = fields_of(cls, "model", config.model, omit=LOSS_FIELDS)
+        loss = fields_of(cls, "loss", config.loss.to_dict(), omit=others)
+        return cls(modalities, **model, **loss)
 
     @abc.abstractmethod
     def posterior_path(

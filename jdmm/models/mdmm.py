@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
+from jdmm.fields import check_section
 from jdmm.inference import posterior
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import Quadrature, StateSpaceModel
@@ -30,6 +31,16 @@ from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
 from jdmm.series import Series
+
+INFERENCE_FIELDS = {
+    "rule": str,
+    "particles": int,
+    "prediction_rule": str,
+    "prediction_particles": int,
+}
+
+OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "weights")
+"""Fields of `MDMM` that the sections `inference` and `loss` of a configuration give."""
 
 
 class Networks(nn.Module):
@@ -116,12 +127,12 @@ class MDMM(GradientModel):
         Raises:
             InputError: for an unknown field or an impossible value.
         """
-        how = config.inference
+        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
         return cls(
             modalities,
-            **fields_of(cls, "model", config.model),
-            quadrature=Quadrature(how.rule, how.particles),
-            prediction_quadrature=Quadrature(how.prediction_rule, how.prediction_particles),
+            **fields_of(cls, "model", config.model, omit=OTHER_SECTIONS),
+            quadrature=Quadrature(how["rule"], how["particles"]),
+            prediction_quadrature=Quadrature(how["prediction_rule"], how["prediction_particles"]),
             weights=LossWeights(**fields_of(LossWeights, "loss", config.loss.to_dict())),
         )
 

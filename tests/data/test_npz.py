@@ -6,10 +6,11 @@ import os
 import numpy as np
 import pytest
 
+from jdmm import Bernoulli, Modality
 from jdmm.data.npz import read_npz, write_npz
 from jdmm.errors import InputError
 
-MODEL = {"x": 1, "y": 2}
+MODEL = (Modality("x"), Modality("y", features=2))
 X, Y = np.ones((3, 4, 1)), np.ones((3, 4, 2))
 
 
@@ -88,11 +89,18 @@ BAD = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("arrays", "message"), BAD.values(), ids=BAD.keys())
-def test_what_is_refused_is_told_in_one_line(path, arrays, message):
+def test_bad_arrays_are_named_in_one_line(path, arrays, message):
     with pytest.raises(InputError, match=message) as caught:
         read(path, **arrays)
     assert str(caught.value).startswith(f"{path}: expected")
     assert "\n" not in str(caught.value)
+
+
+def test_values_outside_the_support_of_a_likelihood(path):
+    np.savez(path, x=np.array([[0.0, 3.0]]))
+    with pytest.raises(InputError, match=r"values from 0 to 1 in modality 'x'.* got 3") as caught:
+        read_npz(path, [Modality("x", likelihood=Bernoulli())])
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 def whole(path) -> bytes:
@@ -125,7 +133,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_or_foreign_file_is_told_in_one_line(path, content):
+def test_a_damaged_or_foreign_file_is_named_in_one_line(path, content):
     path.write_bytes(content(path))
     with pytest.raises(InputError, match="expected an .npz file") as caught:
         read_npz(path, MODEL)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jdmm.data import spirals
-from jdmm.data.spirals import NoisySpirals, load_spirals
+from jdmm.data import noisy_spirals
+from jdmm.data.base import Outcome
+from jdmm.data.noisy_spirals import NoisySpirals, load_arrays
+from jdmm.data.spirals import Spirals, counterclockwise
 from jdmm.errors import InputError
 
 VERSION = "noisy_spirals/1.0.0"
@@ -18,7 +20,7 @@ VERSION = "noisy_spirals/1.0.0"
 def data_dir(tmp_path_factory):
     """A prepared data set; copy it before changing it."""
     path = tmp_path_factory.mktemp("spirals")
-    load_spirals(str(path), 100, 0)
+    load_arrays(str(path))
     return path
 
 
@@ -45,37 +47,40 @@ def published():
 
 
 def noisy_of(split):
-    return np.concatenate([split.noisy.values["x"], split.noisy.values["y"]], axis=-1)
+    return np.concatenate([split.series.values["x"], split.series.values["y"]], axis=-1)
 
 
 def clean_of(split):
-    return np.concatenate([split.clean["x"], split.clean["y"]], axis=-1)
+    return np.concatenate([split.truth["x"], split.truth["y"]], axis=-1)
 
 
 def test_shapes_and_types(data_dir):
-    splits = load_spirals(str(data_dir), 150, 0)
+    dataset = Spirals(str(data_dir), 150)
+    splits = dataset.load()
     assert list(splits) == ["train", "validation", "test"]
     for name, batch in {"train": 450, "validation": 150, "test": 400}.items():
-        noisy, clean, again = splits[name]
-        assert list(noisy.values) == list(clean) == list(again) == ["x", "y"]
-        for array in (*noisy.values.values(), *clean.values(), *again.values()):
-            assert array.shape == (batch, 100, 1) and array.dtype == np.float32
-        assert all(mask.all() for mask in noisy.observed.values())
-        assert (noisy.lengths == 100).all()
+        split = splits[name]
+        split.check(dataset.modalities)
+        for arrays in (split.series.values, split.truth, split.second):
+            assert list(arrays) == ["x", "y"]
+            for array in arrays.values():
+                assert array.shape == (batch, 100, 1) and array.dtype == np.float32
+        assert all(mask.all() for mask in split.series.observed.values())
+        assert (split.series.lengths == 100).all()
 
 
 def test_test_series_are_the_published_ones_in_order(data_dir, published):
     noisy, clean, _, test = published
-    split = load_spirals(str(data_dir), 100, 0)["test"]
+    split = Spirals(str(data_dir), 100).load()["test"]
     np.testing.assert_allclose(noisy_of(split), noisy[test], atol=1e-6)
     np.testing.assert_allclose(clean_of(split), clean[test], atol=1e-6)
 
 
 def test_the_second_observation_has_noise_of_its_own(data_dir):
     """Of the published sd, and uncorrelated with the first's and between the coordinates."""
-    for split in load_spirals(str(data_dir), 100, 0).values():
+    for split in Spirals(str(data_dir), 100).load().values():
         first = noisy_of(split) - clean_of(split)
-        second = np.concatenate([split.again["x"], split.again["y"]], -1) - clean_of(split)
+        second = np.concatenate([split.second["x"], split.second["y"]], -1) - clean_of(split)
         noise = np.stack([first[..., 0], first[..., 1], second[..., 0], second[..., 1]])
         found = np.cov(noise.reshape(4, -1))
         np.testing.assert_allclose(found, 0.01 * np.eye(4), atol=5 * 0.014 / noise[0].size ** 0.5)
@@ -83,7 +88,7 @@ def test_the_second_observation_has_noise_of_its_own(data_dir):
 
 def test_training_and_validation_series_are_the_other_600(data_dir, published):
     noisy, clean, train, _ = published
-    splits = load_spirals(str(data_dir), 100, 3)
+    splits = Spirals(str(data_dir), 100).load()
     got_noisy = np.concatenate([noisy_of(splits["train"]), noisy_of(splits["validation"])])
     got_clean = np.concatenate([clean_of(splits["train"]), clean_of(splits["validation"])])
     got, want = np.argsort(got_noisy[:, 0, 0]), np.argsort(noisy[train][:, 0, 0])
@@ -92,24 +97,40 @@ def test_training_and_validation_series_are_the_other_600(data_dir, published):
 
 
 def test_no_series_is_in_two_splits(data_dir):
-    splits = load_spirals(str(data_dir), 100, 0).values()
+    splits = Spirals(str(data_dir), 100).load().values()
     assert len({series.tobytes() for split in splits for series in noisy_of(split)}) == 1000
 
 
 def test_noise_has_standard_deviation_one_tenth(data_dir):
-    for split in load_spirals(str(data_dir), 100, 0).values():
+    for split in Spirals(str(data_dir), 100).load().values():
         noise = noisy_of(split) - clean_of(split)
         np.testing.assert_allclose(noise.std(axis=(0, 1)), 0.1, rtol=0.03)
         np.testing.assert_allclose(noise.mean(axis=(0, 1)), 0, atol=0.005)
 
 
-def test_the_seed_decides_what_is_validation_and_never_what_is_test(data_dir):
-    first, same, other = (load_spirals(str(data_dir), 100, seed) for seed in (5, 5, 6))
-    for name in ("train", "validation", "test"):
-        np.testing.assert_array_equal(noisy_of(first[name]), noisy_of(same[name]))
-    np.testing.assert_array_equal(noisy_of(first["test"]), noisy_of(other["test"]))
-    sets = [{s.tobytes() for s in noisy_of(d["validation"])} for d in (first, other)]
-    assert len(sets[0] & sets[1]) < 50
+def test_validation_series_are_a_fixed_random_choice(data_dir):
+    fewer, more = (Spirals(str(data_dir), size).load() for size in (50, 100))
+    series = [{each.tobytes() for each in noisy_of(d["validation"])} for d in (fewer, more)]
+    assert series[0] < series[1]
+    np.testing.assert_array_equal(noisy_of(fewer["test"]), noisy_of(more["test"]))
+
+
+def test_directions_and_figures(data_dir, published):
+    split = Spirals(str(data_dir), 100).load()["test"]
+    turns = counterclockwise(split)
+    np.testing.assert_array_equal(turns, np.array(published[3]) >= 500)
+    sd = {name: np.full_like(curve, 0.1) for name, curve in split.truth.items()}
+    latents = np.random.default_rng(0).normal(size=(400, 100, 2))
+    outcome = Outcome(split.series, split.truth, sd, latents, np.ones_like(latents))
+    figures = Spirals().draw(split, {"reconstruction": outcome})
+    assert list(figures) == ["tasks", "latents"]
+    titles = [text.get_text() for text in figures["tasks"].axes[0].texts]
+    assert titles == ["MSE 0"]  # the truth was predicted
+    colors = [line.get_color() for line in figures["latents"].axes[0].lines]
+    chosen = np.linspace(0, 399, 12).astype(int)
+    assert (np.array(colors) == colors[0]).tolist() == (turns[chosen] == turns[0]).tolist()
+    without = outcome._replace(latent_mean=latents[..., :0], latent_sd=latents[..., :0])
+    assert list(Spirals().draw(split, {"reconstruction": without})) == ["tasks"]
 
 
 def test_stored_parameters_give_the_clean_curve(data_dir, published):
@@ -127,19 +148,19 @@ def test_stored_parameters_give_the_clean_curve(data_dir, published):
 def test_first_use_is_quiet_offline_and_in_the_cache(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "socket", None)  # any connection would fail
-    load_spirals(None, 100, 0)
+    Spirals("", 100).load()
     assert (tmp_path / "jdmm" / VERSION).is_dir()
     assert [path.name for path in (tmp_path / "jdmm").iterdir()] == ["noisy_spirals"]
     assert capfd.readouterr() == ("", "")
 
 
 def test_second_use_generates_nothing(data_dir, monkeypatch):
-    monkeypatch.setattr(spirals, "_spiral", None)
-    load_spirals(str(data_dir), 100, 0)
+    monkeypatch.setattr(noisy_spirals, "_spiral", None)
+    Spirals(str(data_dir), 100).load()
 
 
 def test_an_interrupted_first_use_leaves_nothing_in_place(tmp_path, monkeypatch):
-    generate, made = spirals._spiral, []
+    generate, made = noisy_spirals._spiral, []
 
     def interrupted(*arguments):
         made.append(None)
@@ -148,17 +169,17 @@ def test_an_interrupted_first_use_leaves_nothing_in_place(tmp_path, monkeypatch)
         return generate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(spirals, "_spiral", interrupted)
-        load_spirals(str(tmp_path), 100, 0)
+        patch.setattr(noisy_spirals, "_spiral", interrupted)
+        Spirals(str(tmp_path), 100).load()
     assert not (tmp_path / VERSION).exists()
 
     # A killed process leaves its own directory too: the next one must not care.
     (tmp_path / ".incomplete-1" / VERSION).mkdir(parents=True)
-    assert load_spirals(str(tmp_path), 100, 0)["test"].noisy.batch == 400
+    assert Spirals(str(tmp_path), 100).load()["test"].series.batch == 400
 
 
 def test_another_process_may_be_first(data_dir, tmp_path, monkeypatch):
-    generate = spirals._spiral
+    generate = noisy_spirals._spiral
 
     def overtaken(*arguments):
         if not (tmp_path / VERSION).exists():
@@ -166,27 +187,22 @@ def test_another_process_may_be_first(data_dir, tmp_path, monkeypatch):
             (tmp_path / VERSION / "of the other").touch()
         return generate(*arguments)
 
-    monkeypatch.setattr(spirals, "_spiral", overtaken)
-    assert load_spirals(str(tmp_path), 100, 0)["test"].noisy.batch == 400
+    monkeypatch.setattr(noisy_spirals, "_spiral", overtaken)
+    assert Spirals(str(tmp_path), 100).load()["test"].series.batch == 400
     assert (tmp_path / VERSION / "of the other").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["noisy_spirals"]
 
 
 @pytest.mark.parametrize("validation", [-1, 0, 600])
-def test_validation_out_of_range(data_dir, validation):
-    with pytest.raises(InputError, match=f"0 < validation < 600 spirals, got {validation}"):
-        load_spirals(str(data_dir), validation, 0)
-
-
-def test_negative_seed(data_dir):
-    with pytest.raises(InputError, match="seed >= 0"):
-        load_spirals(str(data_dir), 100, -1)
+def test_validation_out_of_range(validation):
+    with pytest.raises(InputError, match=f"data.validation between 1 and 599 .*, got {validation}"):
+        Spirals(validation=validation)
 
 
 def test_unwritable_data_dir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="data_dir that can be written, got .*file") as caught:
-        load_spirals(str(tmp_path / "file"), 100, 0)
+        Spirals(str(tmp_path / "file"), 100).load()
     assert "\n" not in str(caught.value)
 
 
@@ -219,5 +235,5 @@ def break_info(directory):
 def test_damaged_files_are_named_in_one_line(copy, damage):
     damage(copy / VERSION)
     with pytest.raises(InputError, match=f"{copy / VERSION}.*delete it") as caught:
-        load_spirals(str(copy), 100, 0)
+        Spirals(str(copy), 100).load()
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ import pytest
 from configs import spirals
 from jdmm import DivergenceError, InputError, Interrupted
 from jdmm.data.npz import write_npz
-from jdmm.experiments import run, settings
+from jdmm.experiments import run, settings, train
 from jdmm.models.base import unobserved_series
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,22 @@ def small_config(data_dir, **changes):
     config.eval.draws = 3
     config.update_from_flattened_dict(changes)
     return config
+
+
+class Bar:
+    """A progress bar that calls functions."""
+
+    def __init__(self, on_update=lambda: None, on_postfix=lambda figures: None):
+        self.update, self.on_postfix = on_update, on_postfix
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def set_postfix(self, figures=None, refresh=True, **_):
+        self.on_postfix(figures)
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +117,13 @@ def test_output_contract(finished):
     }
     assert tuple(results["tasks"]) == TASKS
     for scores in results["tasks"].values():
-        for truth in ("mse_clean", "mse_noisy"):
+        for truth in ("mse_truth", "mse"):
             assert scores[truth]["mean"] > 0 and scores[truth]["sd"] > 0
         assert 0 <= scores["coverage50"] <= scores["coverage80"] <= scores["coverage95"] <= 1
         assert scores["crps"] > 0
         assert np.isfinite(scores["nll"])
-    assert results["evidence"]["bound1"] < results["evidence"]["bound10"]
-    assert 1 <= results["evidence"]["effective_draws"] <= 10
+    assert results["log_likelihood"]["bound1"] < results["log_likelihood"]["bound10"]
+    assert 1 <= results["log_likelihood"]["effective_draws"] <= 10
     kept = json.loads((workdir / "calibration.json").read_text())
     assert kept == {**results["calibration"], "params_sha256": results["params_sha256"]}
     figures = [f"figures/{name}.png" for name in ("tasks", "latents", "reliability")]
@@ -121,12 +137,12 @@ def test_output_contract(finished):
 
 
 def test_several_seeds(data_dir, tmp_path, capsys):
-    """Each has its own directory, as if alone; above it lie the mean and the sd over them."""
+    """Each has a directory of its own, and above these are the mean and the sd over them."""
     config = small_config(data_dir, seeds=2, seed=5, epochs=1, **{"train.restarts": 1})
     workdir = tmp_path / "run"
     results = run.train_and_evaluate(config, workdir)
-    told = capsys.readouterr().err
-    assert "train step on 1 device(s): compiled in" in told and "please report" not in told
+    printed = capsys.readouterr().err
+    assert "train step on 1 device(s): compiled in" in printed and "please report" not in printed
     assert results == json.loads((workdir / "results.json").read_text())
     each = [json.loads((workdir / f"seed-{seed}" / "results.json").read_text()) for seed in (5, 6)]
     assert [own["seed"] for own in each] == results["seeds"] == [5, 6]
@@ -146,22 +162,23 @@ def test_several_seeds(data_dir, tmp_path, capsys):
     run.sample_workdir(workdir, 2, 3)  # of the seed of the best validation
 
 
-def test_a_model_that_fits_itself(data_dir, tmp_path):
+def test_a_model_that_fits_itself(data_dir, tmp_path, monkeypatch):
     """Fitted, evaluated, sampled from and used, without a train step or a checkpoint."""
     config = spirals.get_config("linear")
-    changes = {"data.dir": str(data_dir), "model.latent": 2, "model.iterations": 1}
+    changes = {"data.dir": str(data_dir), "model.latent": 2, "model.iterations": 2}
     config.update_from_flattened_dict({**changes, "eval.draws": 2, "eval.tasks": TASKS[1:2]})
     workdir = tmp_path / "run"
-    results = run.train_and_evaluate(config, workdir)
-    assert np.isfinite(results["evidence"]["exact"]) and results["best_epoch"] is None
-    told = (workdir / "report.md").read_text()
-    assert "fitted in" in told and "nats per step:" in told
+    shown = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "tqdm", lambda **_: Bar(on_postfix=shown.append))
+        results = run.train_and_evaluate(config, workdir)
+    assert len(shown) == 2 and shown[0]["log_likelihood"] < shown[1]["log_likelihood"]
+    assert np.isfinite(results["log_likelihood"]["exact"]) and results["best_epoch"] is None
+    report = (workdir / "report.md").read_text()
+    assert "fitted in" in report and "nats per step:" in report
     assert not (workdir / "checkpoints").exists()
     again = run.evaluate_workdir(workdir)
     assert again["tasks"] == results["tasks"]
-    config.seeds = 2
-    with pytest.raises(InputError, match="nothing random"):
-        run.train_and_evaluate(config, workdir)
     drawn = run.sample_workdir(workdir, 3, 7)
     assert drawn["x"].shape == (3, 7, 1) and np.isfinite(drawn["y"]).all()
     given = np.array([[0.1, np.nan, 0.3, np.nan, np.nan]])
@@ -177,11 +194,6 @@ def test_published_size():
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 1854
 
 
-@pytest.mark.parametrize("preset", spirals.PRESETS)
-def test_presets_are_valid(preset):
-    settings.check(spirals.get_config(preset))
-
-
 def test_a_finished_run_is_only_evaluated_again(finished, data_dir):
     workdir, results = finished
     again = run.train_and_evaluate(small_config(data_dir), workdir)
@@ -193,27 +205,12 @@ def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path
     _, results = finished
     steps = []
 
-    class Bar:
-        """A progress bar that sends SIGTERM to this very process in the second epoch."""
+    def kill_at_step_3():
+        steps.append(None)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        def __init__(self, **_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def set_postfix(self, **_):
-            pass
-
-        def update(self):
-            steps.append(None)
-            if len(steps) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(run, "tqdm", Bar)
+    monkeypatch.setattr(train, "tqdm", lambda **_: Bar(kill_at_step_3))
     with pytest.raises(Interrupted, match="step 3"):
         run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
     resumed = run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
@@ -264,6 +261,14 @@ def test_work_directory_of_another_config_is_refused(finished, data_dir):
     with pytest.raises(InputError, match="learning_rate is 0.02 there and 0.5 here"):
         run.train_and_evaluate(small_config(data_dir, learning_rate=0.5), workdir)
     assert contents(workdir) == before
+
+
+def test_a_work_directory_of_an_older_version_is_named(finished, tmp_path):
+    config = json.loads((finished[0] / "config.json").read_text())
+    config["inference"]["moments"] = "sigma_points"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"^{tmp_path}/config.json: .* got 'moments'$"):
+        run.evaluate_workdir(tmp_path)
 
 
 def test_corrupt_checkpoint_is_refused(finished, data_dir, tmp_path):
@@ -342,36 +347,11 @@ def test_bad_npz_is_refused(finished, tmp_path, arrays, words):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("epochs", 0),
-        ("batch_size", -5),
-        ("batch_size", 11),
-        ("learning_rate", -1.0),
-        ("seed", -1),
-        ("seeds", 0),
-        ("data.name", "cats"),
-        ("data.validation", 600),
-        ("model.name", "gru"),
-        ("model.latent", 0),
-        ("inference.particles", 0),
-        ("inference.rule", "magic"),
-        ("loss.filter", -0.5),
-        ("loss.prior_matching_particles", 0),
-        ("train.deletions.burst", 1.5),
-        ("train.schedule", "exotic"),
-        ("eval.draws", 0),
-        ("eval.select", "luck"),
-        ("eval.tasks", ("tap_dance",)),
-    ],
+    ("field", "value"), [("epochs", 0), ("data.validation", 600), ("batch_size", 11)]
 )
 def test_impossible_values_are_refused_before_anything_is_written(data_dir, tmp_path, field, value):
-    config = small_config(data_dir, **{field: value})
-    with pytest.raises(InputError) as caught:
-        run.train_and_evaluate(config, tmp_path / "run")
-    assert field.split(".")[-1] in str(caught.value)
-    assert str(value) in str(caught.value) or repr(value[0]) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=f"{field} .*{value}"):
+        run.train_and_evaluate(small_config(data_dir, **{field: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -391,6 +371,6 @@ def test_impossible_values_are_refused_before_anything_is_written(data_dir, tmp_
         (["--mode=infer", "--workdir=absent"], ["--input"]),
     ],
 )
-def test_mistakes_on_the_command_line_cost_one_line(arguments, words):
+def test_mistakes_on_the_command_line_print_one_line(arguments, words):
     assert_one_line(main(*arguments), *words)
     assert not (ROOT / "absent").exists()

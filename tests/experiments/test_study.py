@@ -35,7 +35,7 @@ def small(data_dir, hidden):
 
 @pytest.fixture(scope="module", autouse=True)
 def without_the_figures_of_each_run():
-    """Which take most of the time, and which the tests of runs look at."""
+    """They take most of the time, and the tests of runs look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw_figures", lambda *_: [])
         yield
@@ -43,7 +43,7 @@ def without_the_figures_of_each_run():
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A study of which the second run alone has been run, and then the rest."""
+    """A study whose second run was done first, by its number, and then the rest."""
     data_dir, workdir = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs") / "small"
     methods = {"narrow": small(data_dir, 2), "wide": small(data_dir, 4)}
     study.run_study(methods, workdir, only=1)
@@ -59,14 +59,14 @@ def test_each_run_and_seed_has_a_line(done):
         (name, seed) for name in methods for seed in (0, 1)
     ]
     assert [json.loads(line) for line in first.splitlines()] == records[2:]
-    told = (workdir / "study.md").read_text()
-    values = [each["tasks"]["drop_half"]["mse_noisy"]["mean"] for each in records[:2]]
+    summary = (workdir / "study.md").read_text()
+    values = [each["tasks"]["drop_half"]["mse"]["mean"] for each in records[:2]]
     mean, sd = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
-    assert f"{mean:.4f} ({sd:.4f})" in told and "| wide | 2 |" in told
+    assert f"{mean:.4f} ({sd:.4f})" in summary and "| wide | 2 |" in summary
     assert (workdir / "figures" / "scores.png").stat().st_size > 0
 
 
-def test_what_is_finished_is_not_run_again(done, monkeypatch):
+def test_finished_runs_are_not_repeated(done, monkeypatch):
     methods, workdir, _ = done
     monkeypatch.setattr(run, "train_and_evaluate", None)
     before = (workdir / "study.md").read_text()
@@ -105,11 +105,11 @@ def test_the_studies_of_the_project_are_valid():
     for path in sorted(Path("configs/studies").glob("*.py")):
         module = study.load_study(str(path))
         for config in module.get_study().values() if hasattr(module, "get_study") else []:
-            settings.check(config)
+            settings.build(config)
     assert {"bfvi", "f_mask", "f_skip", "b_mask", "b_skip"} <= set(spirals_methods.get_study())
 
 
-def test_a_search_keeps_to_the_validation_score(tmp_path):
+def test_a_search_uses_the_validation_score(tmp_path):
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rates = []

@@ -13,20 +13,22 @@ from matplotlib.patches import Ellipse
 from matplotlib.text import Text
 
 from jdmm.errors import InputError
-from jdmm.experiments import plotting
-from jdmm.experiments.plotting import Panel
+from jdmm.plotting import plane, runs, style
+from jdmm.plotting import series as plots
+from jdmm.plotting.plane import Panel
 
-TIME = 100
+NUM_STEPS = 100
 
 
-def _panel(seed: int = 0, time: int = TIME, scale: float = 1.0) -> Panel:
+def _panel(seed: int = 0, num_steps: int = NUM_STEPS, scale: float = 1.0) -> Panel:
     rng = np.random.default_rng(seed)
-    angle = np.linspace(0.3, 4 * np.pi, time)
-    clean = np.linspace(0.5, 2.5, time)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    noisy = clean + 0.1 * rng.normal(size=clean.shape)
-    seen = rng.random(clean.shape) < 0.5
-    sd = np.broadcast_to([0.1, 0.3], clean.shape)
-    return Panel(clean, noisy, seen, scale * (clean + 0.05), sd, 0.0123)
+    angle = np.linspace(0.3, 4 * np.pi, num_steps)
+    radius = np.linspace(0.5, 2.5, num_steps)
+    truth = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    observed = truth + 0.1 * rng.normal(size=truth.shape)
+    shown = rng.random(truth.shape) < 0.5
+    sd = np.broadcast_to([0.1, 0.3], truth.shape)
+    return Panel(truth, observed, shown, scale * (truth + 0.05), sd, 0.0123)
 
 
 def _ellipses(axes) -> list[Ellipse]:
@@ -38,14 +40,14 @@ def _texts(figure: Figure) -> str:
 
 
 def _draw(figure: Figure, tmp_path) -> np.ndarray:
-    plotting.save(figure, tmp_path / "figure.png")
+    style.save(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size < 1_000_000
     return imread(tmp_path / "figure.png")
 
 
 def test_task_grid_layout(tmp_path):
     tasks = ["reconstruction", "drop_half", "conditional_generation"]
-    figure = plotting.task_grid({task: [_panel(0), _panel(1)] for task in tasks}, ["best", "worst"])
+    figure = plane.task_grid({task: [_panel(0), _panel(1)] for task in tasks}, ["best", "worst"])
     assert len(figure.axes) == 6
     assert [axes.get_title() for axes in figure.axes[:3]] == [t.replace("_", " ") for t in tasks]
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["best", "worst"]
@@ -59,7 +61,7 @@ def test_task_grid_layout(tmp_path):
 
 def test_ellipses_are_joint_regions():
     panel = _panel()
-    (axes,) = plotting.task_grid({"task": [panel]}, ["row"]).axes
+    (axes,) = plane.task_grid({"task": [panel]}, ["row"]).axes
     ellipses = _ellipses(axes)
     assert len(ellipses) == 11
     for ellipse in ellipses:
@@ -71,42 +73,42 @@ def test_ellipses_are_joint_regions():
 
 def test_region_holds_95_percent():
     draws = np.random.default_rng(0).normal(size=(200_000, 2))
-    assert np.mean((draws**2).sum(axis=1) < plotting.REGION**2) == pytest.approx(0.95, abs=2e-3)
-    assert np.mean(np.abs(draws) < plotting.INTERVAL) == pytest.approx(0.95, abs=2e-3)
+    assert np.mean((draws**2).sum(axis=1) < plane.REGION**2) == pytest.approx(0.95, abs=2e-3)
+    assert np.mean(np.abs(draws) < style.INTERVAL) == pytest.approx(0.95, abs=2e-3)
 
 
-def test_points_are_sorted_by_what_is_seen():
+def test_points_are_marked_by_what_was_shown():
     panel = _panel()
-    (axes,) = plotting.task_grid({"task": [panel]}, ["row"]).axes
+    (axes,) = plane.task_grid({"task": [panel]}, ["row"]).axes
     lines = {line.get_label(): np.stack(line.get_data(), axis=1) for line in axes.lines}
-    x, y = panel.seen.T
-    for label, rows in {"x and y seen": x & y, "x only": x & ~y, "y only": ~x & y}.items():
-        np.testing.assert_array_equal(lines[label], panel.noisy[rows])
-    np.testing.assert_array_equal(lines["hidden"], panel.noisy[~x & ~y])
+    x, y = panel.shown.T
+    for label, rows in {"x and y shown": x & y, "x only": x & ~y, "y only": ~x & y}.items():
+        np.testing.assert_array_equal(lines[label], panel.observed[rows])
+    np.testing.assert_array_equal(lines["hidden"], panel.observed[~x & ~y])
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30, np.nan, np.inf])
 def test_an_exploding_prediction_does_not_squash_the_truth(scale, tmp_path):
     panel = _panel(scale=scale)
-    figure = plotting.task_grid({"task": [panel._replace(sd=panel.sd * scale)]}, ["row"])
+    figure = plane.task_grid({"task": [panel._replace(sd=panel.sd * scale)]}, ["row"])
     (axes,) = figure.axes
-    extent = np.abs(panel.clean).max()
+    extent = np.abs(panel.truth).max()
     for low, high in (axes.get_xlim(), axes.get_ylim()):
         assert -1.3 * extent < low < -extent and extent < high < 1.3 * extent
     assert axes.get_aspect() == 1.0
     _draw(figure, tmp_path)
 
 
-@pytest.mark.parametrize("time", [1, 2, 7])
-def test_short_spirals(time, tmp_path):
-    figure = plotting.task_grid({"task": [_panel(time=time)]}, ["row"])
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+def test_short_curves(num_steps, tmp_path):
+    figure = plane.task_grid({"task": [_panel(num_steps=num_steps)]}, ["row"])
     assert 1 <= len(_ellipses(figure.axes[0])) <= 2
     _draw(figure, tmp_path)
 
 
 def test_ragged_rows_are_refused():
     with pytest.raises(InputError, match="expected 2 panels .* drop_half, got 1"):
-        plotting.task_grid({"drop_half": [_panel()]}, ["best", "worst"])
+        plane.task_grid({"drop_half": [_panel()]}, ["best", "worst"])
 
 
 def _history(count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -118,7 +120,7 @@ def _history(count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "filter_kl",
         "smoother_nll",
         "smoother_kl",
-        "match",
+        "prior_matching",
         "learning_rate",
     ]
     history = {f"train/{name}": (epochs, falling) for name in names}
@@ -131,7 +133,7 @@ def _history(count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("count", [1, 2, 60])
 def test_learning_curves(count, tmp_path):
-    figure = plotting.learning_curves(_history(count), best_epoch=count - 1)
+    figure = runs.learning_curves(_history(count), best_epoch=count - 1)
     titles = [axes.get_title() for axes in figure.axes]
     kinds = ["loss", "negative log-likelihood", "KL divergence", "score", "schedules"]
     assert titles == [*kinds, "gradient"]
@@ -147,11 +149,11 @@ def test_learning_curves(count, tmp_path):
 def test_learning_curves_skip_what_is_empty(tmp_path):
     none = (np.arange(0), np.zeros(0))
     history = {"train/loss": none, "validation/score_x": (np.arange(3), np.ones(3))}
-    figure = plotting.learning_curves(history, None)
+    figure = runs.learning_curves(history, None)
     assert [axes.get_title() for axes in figure.axes] == ["score"]
     assert len(figure.axes[0].lines) == 1
     _draw(figure, tmp_path)
-    empty = plotting.learning_curves({}, None)
+    empty = runs.learning_curves({}, None)
     assert not empty.axes
     _draw(empty, tmp_path)
 
@@ -163,7 +165,7 @@ def test_learning_curves_skip_what_is_empty(tmp_path):
 def test_latent_trajectories(series, time, latent, axes, tmp_path):
     mean = np.random.default_rng(0).normal(size=(series, time, latent)).cumsum(axis=1)
     mean[0, 15:] = np.nan  # padding
-    figure = plotting.latent_trajectories(mean, np.ones_like(mean))
+    figure = plots.latent_trajectories(mean, np.ones_like(mean))
     assert len(figure.axes) == axes
     assert len(figure.axes[0].lines) == min(series, 12)
     _draw(figure, tmp_path)
@@ -172,7 +174,7 @@ def test_latent_trajectories(series, time, latent, axes, tmp_path):
 def test_latent_bands_components_and_labels():
     mean = np.zeros((2, 10, 3))
     mean[1, :, 1] = np.arange(10.0)  # all variance in one direction
-    figure = plotting.latent_trajectories(
+    figure = plots.latent_trajectories(
         mean, np.full_like(mean, 0.5), np.array([0, 1]), ["clockwise", "anticlockwise"]
     )
     band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
@@ -181,49 +183,79 @@ def test_latent_bands_components_and_labels():
     component = np.asarray(figure.axes[-1].lines[2].get_xdata())  # of the second series
     np.testing.assert_allclose(np.abs(np.diff(component)), 1.0)
     colors = [line.get_color() for line in figure.axes[0].lines]
-    assert colors == list(plotting.PALETTE[:2])
+    assert colors == list(style.PALETTE[:2])
     assert "anticlockwise" in _texts(figure)
 
 
 def test_wide_latents_show_the_dimensions_that_vary_most():
     mean = np.random.default_rng(0).normal(size=(4, 30, 256)) * np.arange(256)
-    figure = plotting.latent_trajectories(mean, np.ones_like(mean))
+    figure = plots.latent_trajectories(mean, np.ones_like(mean))
     shown = [int(axes.get_title().split()[1]) for axes in figure.axes[:-1]]
     assert len(shown) == 15 and shown == sorted(shown) and min(shown) > 128
 
 
 @pytest.mark.parametrize("series", [1, 7, 50])
 def test_samples_grid(series, tmp_path):
-    samples = np.stack([_panel(seed).noisy for seed in range(series)])
+    samples = np.stack([_panel(seed).observed for seed in range(series)])
     if series > 1:
         samples[0] *= 1e30
-    figure = plotting.samples_grid(samples, "spirals")
+    figure = plane.samples_grid(samples, "spirals")
     assert len(figure.axes) == min(series, 36)
     assert all(2.5 < axes.get_xlim()[1] < 5 for axes in figure.axes)
     _draw(figure, tmp_path)
 
 
-@pytest.mark.parametrize("features", [1, 3, 12])
-def test_imputations(features, tmp_path):
+@pytest.mark.parametrize(("features", "rows"), [(1, 2), (3, 4), (12, 8)])
+def test_imputations(features, rows, tmp_path):
     rng = np.random.default_rng(0)
-    values, mean = rng.normal(size=(2, 4, 30, features))
-    observed = rng.random(values.shape) < 0.5
-    observed[2, :, 0] = False
-    names = [rf"price ($\f{d}$)" for d in range(features)]  # not to be read as mathematics
-    figure = plotting.imputations(values, observed, mean, np.full_like(mean, 0.5), names, 1)
-    assert [axes.get_ylabel() for axes in figure.axes] == names[:8]
-    for d, axes in enumerate(figure.axes):
-        line, dots = axes.lines
-        np.testing.assert_array_equal(line.get_ydata(), mean[1, :, d])
-        np.testing.assert_array_equal(dots.get_ydata(), values[1, observed[1, :, d], d])
-    assert ("first 8 of 12" in _texts(figure)) == (features == 12)
+    sizes = {"price ($x)": features, "label": 1}  # the first is not to be read as mathematics
+    values, mean = ({n: rng.normal(size=(2, 30, d)) for n, d in sizes.items()} for _ in range(2))
+    observed = {name: rng.random(array.shape) < 0.7 for name, array in values.items()}
+    shown = {name: mask & (rng.random(mask.shape) < 0.5) for name, mask in observed.items()}
+    sd = {name: np.full(array.shape, 0.5) for name, array in values.items()}
+    sd["label"][:] = np.nan  # no interval
+    figure = plots.imputations(values, observed, shown, mean, sd)
+    names = [f"price ($x)[{d}]" for d in range(features)] if features > 1 else ["price ($x)"]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == [*names, "label"][:rows]
+    for place, axes in enumerate(figure.axes[: 2 * features : 2][:rows]):
+        line, dots, circles = axes.lines
+        given, every = shown["price ($x)"][0, :, place], observed["price ($x)"][0, :, place]
+        own = values["price ($x)"][0, :, place]
+        np.testing.assert_allclose(line.get_ydata(), mean["price ($x)"][0, :, place])
+        np.testing.assert_array_equal(dots.get_ydata(), own[given])
+        np.testing.assert_array_equal(circles.get_ydata(), own[every & ~given])
+    assert ("first 8 of 13" in _texts(figure)) == (features == 12)
     _draw(figure, tmp_path)
-    _draw(plotting.imputations(values, observed, mean, mean**2, names, 2), tmp_path)
+
+
+def test_imputations_that_explode_or_observe_nothing(tmp_path):
+    values = {"x": np.linspace(0.0, 1.0, 20).reshape(2, 10, 1)}
+    observed = {"x": np.arange(10)[None, :, None] < np.array([5, 0])[:, None, None]}
+    wild = {"x": np.full((2, 10, 1), 1e30)}
+    figure = plots.imputations(values, observed, observed, wild, wild)
+    low, high = figure.axes[0].get_ylim()
+    assert -1 < low < 0 < 4 / 19 < high < 1
+    _draw(figure, tmp_path)
+    nothing = {"x": np.zeros((2, 10, 1), bool)}
+    _draw(plots.imputations(values, nothing, nothing, values, wild), tmp_path)
+
+
+@pytest.mark.parametrize("series", [1, 50])
+def test_curves_of_samples(series, tmp_path):
+    samples = {
+        "x": np.random.default_rng(0).normal(size=(series, 20, 2)),
+        "y": np.zeros((series, 20, 1)),
+    }
+    samples["x"][0, 3] = 1e30
+    figure = plots.curves(samples, "samples")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["x[0]", "x[1]", "y"]
+    assert [len(axes.lines) for axes in figure.axes] == [min(series, 12)] * 3
+    _draw(figure, tmp_path)
 
 
 def test_save_replaces_whole_files_only(tmp_path):
     path = tmp_path / "plots" / "curves.png"
-    plotting.save(plotting.learning_curves(_history(3), 1), path)
+    style.save(runs.learning_curves(_history(3), 1), path)
     before = path.read_bytes()
     assert before.startswith(b"\x89PNG")
 
@@ -232,7 +264,7 @@ def test_save_replaces_whole_files_only(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        plotting.save(SimpleNamespace(savefig=fail), path)  # type: ignore[arg-type]
+        style.save(SimpleNamespace(savefig=fail), path)  # type: ignore[arg-type]
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["curves.png"]
 
@@ -241,9 +273,9 @@ def test_no_pyplot_and_no_change_of_settings():
     code = """
 import sys, matplotlib
 before = matplotlib.rcParams.copy()
-from jdmm.experiments import plotting
+from jdmm.plotting import plane
 import numpy as np
-plotting.samples_grid(np.ones((2, 5, 2)), "title")
+plane.samples_grid(np.ones((2, 5, 2)), "title")
 assert matplotlib.rcParams.copy() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -253,7 +285,7 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_reliability(tmp_path):
     """Curves are the shares of |pit - 0.5| below half the level."""
     rng = np.random.default_rng(0)
-    figure = plotting.reliability({"good": rng.random(5000), "too_sure": rng.random(5000) > 0.5})
+    figure = runs.reliability({"good": rng.random(5000), "too_sure": rng.random(5000) > 0.5})
     diagonal, good, sure = figure.axes[0].lines
     np.testing.assert_allclose(diagonal.get_ydata(), [0, 1])
     np.testing.assert_allclose(good.get_ydata(), good.get_xdata(), atol=0.03)
@@ -264,8 +296,8 @@ def test_reliability(tmp_path):
 
 @pytest.mark.parametrize("lowest", [2e-6, 0.003, 0.02])
 def test_labels_of_a_logarithmic_axis_do_not_overlap(lowest):
-    figure = plotting.scores({"reconstruction": {"a": {"mean": lowest}, "b": {"mean": 0.09}}}, "")
-    figure.canvas.posterior_samples()
+    figure = runs.scores({"reconstruction": {"a": {"mean": lowest}, "b": {"mean": 0.09}}}, "")
+    figure.canvas.draw()
     (axes,) = figure.axes[:1]
     left, right = axes.get_xlim()
     labels = [
@@ -278,8 +310,8 @@ def test_labels_of_a_logarithmic_axis_do_not_overlap(lowest):
 
 
 def test_scores_as_dots_and_as_curves(tmp_path):
-    runs = {"a": {"mean": 0.1, "sd": 0.01}, "b": {"mean": 0.4, "sd": 0.0}}
-    dots = plotting.scores({"drop_half": runs, "other": runs}, "MSE")
+    own = {"a": {"mean": 0.1, "sd": 0.01}, "b": {"mean": 0.4, "sd": 0.0}}
+    dots = runs.scores({"drop_half": own, "other": own}, "MSE")
     places = [
         line.get_xydata()[0].tolist() for line in dots.axes[0].lines if line.get_marker() == "o"
     ]
@@ -288,8 +320,8 @@ def test_scores_as_dots_and_as_curves(tmp_path):
     assert [label.get_text() for label in dots.axes[0].get_yticklabels()] == ["a", "b"]
     _draw(dots, tmp_path)
     means = {"a@0.5": 0.2, "a@0": 0.1, "b@0": 0.12, "b@0.5": 0.14}
-    runs = {name: {"mean": mean, "sd": 0.0} for name, mean in means.items()}
-    curves = plotting.scores({"drop_half": runs}, "MSE")
+    own = {name: {"mean": mean, "sd": 0.0} for name, mean in means.items()}
+    curves = runs.scores({"drop_half": own}, "MSE")
     first, second = (line for line in curves.axes[0].lines if line.get_marker() == "o")
     np.testing.assert_allclose(first.get_xydata(), [[0, 0.1], [0.5, 0.2]])
     np.testing.assert_allclose(second.get_xydata(), [[0, 0.12], [0.5, 0.14]])

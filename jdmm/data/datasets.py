@@ -1,0 +1,8 @@
+"""The data sets by the name in `config.data.name`."""
+
+from jdmm.data.base import Dataset
+from jdmm.data.spirals import Spirals
+
+DATASETS: dict[str, type[Dataset]] = {
+    "spirals": Spirals,
+}

@@ -1,0 +1,92 @@
+"""The validation score, which selects starts and epochs during training."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm.data import tasks
+from jdmm.data.base import Dataset
+from jdmm.evaluation import scores
+from jdmm.experiments.settings import EvalSettings
+from jdmm.models.base import GradientModel
+from jdmm.series import Series
+from jdmm.training import loop
+from jdmm.training.progress import Scorer
+
+LEAST_CROSS_ENTROPY = 1e-3
+"""Smaller cross-entropies count as this one, in nats; their logarithms would decide the score."""
+
+
+def validation_scorer(
+    evaluation: EvalSettings, dataset: Dataset, model: GradientModel, series: Series
+) -> Scorer:
+    """Metrics of the validation series: the loss, two errors of each task, and the "score".
+
+    The errors of a task are the mean squared error of the numeric modalities, at all values, and
+    the cross-entropy of the categorical modalities, at the hidden values, or at all if none is
+    hidden. The score is to be minimised: the mean log of these errors, or the loss if
+    `evaluation.select` says so.
+    """
+    names, key = evaluation.tasks, jax.random.key(evaluation.seed)
+    shown = jax.jit(partial(tasks.show, dataset.tasks, names))(series, key)
+    targets = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
+    weights = _class_weights(dataset, shown, targets, len(names))
+    loss = loop.loss_scorer(model, series, evaluation.seed)
+    validated = model.for_validation
+    numbers = scores.numeric(dataset.modalities)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, None, None, None))
+    def errors(
+        variables: Any, shown: Series, targets: Series, weights: dict[str, Any], key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Kind of error -> ``(task,)``."""
+        path = validated.posterior_mean(variables, shown, key)
+        raw = validated.emissions(variables, path.states)
+        found = {}
+        if numbers:
+            mean = {name: model.likelihoods[name].mean(raw[name]) for name in numbers}
+            each = scores.squared_error(mean, targets.values, targets.observed)
+            found["mse"] = jnp.mean(each.reshape(len(names), -1), 1)
+        if weights:
+            cross_entropy = jnp.zeros(len(names))
+            for name, weight in weights.items():
+                log_prob = model.likelihoods[name].log_prob(raw[name], targets.values[name])
+                cross_entropy -= jnp.sum((weight * log_prob).reshape(len(names), -1), 1)
+            found["cross_entropy"] = jnp.maximum(cross_entropy, LEAST_CROSS_ENTROPY)
+        return found
+
+    def score(variables: Any) -> dict[str, list[float]]:
+        """Metric -> one value per seed."""
+        found = jax.device_get(errors(variables, shown, targets, weights, key))
+        metrics = loss(variables)
+        if evaluation.select == "score":
+            metrics["score"] = np.mean(np.log(np.concatenate(list(found.values()), 1)), 1)
+        for kind, values in found.items():
+            metrics |= {f"{kind}/{task}": values[:, place] for place, task in enumerate(names)}
+        return {name: np.asarray(values).tolist() for name, values in metrics.items()}
+
+    return score
+
+
+def _class_weights(
+    dataset: Dataset, shown: Series, targets: Series, num_tasks: int
+) -> dict[str, np.ndarray]:
+    """Categorical modality -> weights ``(task * batch, time, feature)`` of its values.
+
+    Those of one task and all modalities sum to 1.
+    """
+    classes = scores.categorical(dataset.modalities)
+    masks = scores.hidden(shown, targets)
+    weights = {name: np.zeros(np.shape(targets.values[name]), np.float32) for name in classes}
+    for rows in np.split(np.arange(targets.batch), num_tasks) if classes else ():
+        counted = {name: masks[name][rows] for name in classes}
+        if not any(mask.any() for mask in counted.values()):
+            counted = {name: np.asarray(targets.observed[name])[rows] for name in classes}
+        total = max(sum(mask.sum() for mask in counted.values()), 1)
+        for name, mask in counted.items():
+            weights[name][rows] = mask / total
+    return weights

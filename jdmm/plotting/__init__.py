@@ -1,0 +1,1 @@
+"""Figures from numpy arrays, by matplotlib: no models, no files, no change of global settings."""
