@@ -22,7 +22,7 @@ compiling.LEAST_SECONDS = 0.0
 compiling.keep_compiled(sys.argv[1])
 series = series_from_arrays({"x": [[1.0, 2.0]]})
 model, how = MDMM((Modality("x"),), latent=1, hidden=1), TrainSettings(batch_size=1)
-state = loop.start(model, series, how, [int(sys.argv[2])]).state
+state = loop.initial_progress(model, series, how, [int(sys.argv[2])]).state
 step = loop.over_seeds(loop.make_train_step(model, Schedule(how, 1)))
 jax.jit(step)(state, jax.tree.map(jnp.asarray, series), jnp.zeros((1, 1), int))
 """

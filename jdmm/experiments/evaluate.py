@@ -20,9 +20,9 @@ from jdmm.experiments.logs import replace_text
 from jdmm.experiments.settings import Config
 from jdmm.models.base import ExactLikelihood, GradientModel, Model
 from jdmm.series import Series
-from jdmm.training import loop
 from jdmm.training.progress import Progress, Scorer
 from jdmm.training.schedule import Schedule
+from jdmm.training.scoring import loss_scorer
 
 CALIBRATION_DRAWS = 60
 """At most; it goes through all pairs of scales."""
@@ -46,7 +46,7 @@ def validation_scorer(config: Config, model: GradientModel, series: Series) -> S
     names = tuple(config.eval.tasks)
     shown = jax.jit(partial(tasks.show, names))(series, jax.random.key(config.eval.seed))
     truth = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
-    loss = loop.loss_scorer(model, series, config.eval.seed)
+    loss = loss_scorer(model, series, config.eval.seed)
     quick = model.for_validation  # this runs often
     key = jax.random.key(config.eval.seed)
 

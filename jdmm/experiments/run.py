@@ -80,19 +80,14 @@ def train(
         return model, data, _fit(model, series)
     assert isinstance(model, GradientModel)
     how = settings.train_settings(config)
-    devices.check(how.batch_size)
-    if how.batch_size > series.batch:
-        raise InputError(
-            f"expected batch_size of at most the {series.batch} training series, "
-            f"got {how.batch_size}"
-        )
+    loop.check_training(model, series, how, devices)
     if parallel.is_primary():
         _claim(config, workdir)
     with (
         contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
         parallel.report_lost_peers(),
     ):
-        progress = _resume(checkpoints, loop.start(model, series, how, seeds_of(config)))
+        progress = _resume(checkpoints, loop.initial_progress(model, series, how, seeds_of(config)))
         _train(config, workdir, model, how, data, progress, checkpoints, devices)
     return model, data, progress
 
@@ -304,7 +299,7 @@ def _restore(workdir: Path) -> tuple[Config, Model, Progress]:
     if isinstance(model, SelfFittingModel):
         return config, model, _fit(model, settings.load_data(config)["train"].noisy)
     assert isinstance(model, GradientModel)
-    like = loop.start(
+    like = loop.initial_progress(
         model,
         unobserved_series(model.modalities, 1, 1),
         settings.train_settings(config),
