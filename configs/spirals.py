@@ -72,8 +72,10 @@ def get_config(preset: str = "best") -> ConfigDict:
 
     train = dataclasses.asdict(
         TrainSettings(
-            epochs=400,  # the dynamics go on improving for as long
+            epochs=400,  # the dynamics keep improving for so long
             restarts=8,  # not every start learns the dynamics
+            warmup=0.0075,  # 3 epochs
+            beta_rise=0.025,  # 10 epochs
             validate_every=10,  # a checkpoint each time
             # share of the series that lose the modality, for the command line
             deletions=Deletions(modality_dropout={"x": 0.0, "y": 0.0}),
@@ -112,7 +114,7 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.train.warmup = 0.0
         config.train.clip_norm = 0.0
         config.train.ema_decay = 0.0
-        config.train.beta_rise = 0.2
+        config.train.beta_rise = 0.2  # 100 epochs
         config.train.beta_peak = 1.0
         config.train.beta_final = 1.0
         config.train.deletions.gap_one_modality = 0.0
@@ -136,8 +138,8 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.eval.importance = (1, 10)
     elif preset in METHODS:
         config.model.update(METHODS[preset])
-        alone = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of one modality alone
-        config.loss = ConfigDict({"unimodal": alone, "multipliers": config.loss.multipliers})
+        unimodal = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of single modalities
+        config.loss = ConfigDict({"unimodal": unimodal, "multipliers": config.loss.multipliers})
         config.learning_rate = 0.01
         config.train.restarts = 1
         del config.inference
@@ -157,10 +159,13 @@ def get_config(preset: str = "best") -> ConfigDict:
 def _stepwise(config: Any) -> None:
     """Settings for MVAE and the VRNNs, chosen on validation series with seed 0.
 
-    They do better without deletions: a filter that is asked for what it has not seen learns to be
-    unsure. To encode a step costs the MVAE as many nats as it explains, so at beta = 1 it does not.
+    They do better without deletions: a filter that has to predict values it was not shown becomes
+    uncertain everywhere. For the MVAE, encoding a step costs as many nats as it explains, so with
+    beta = 1 it encodes nothing.
     """
     config.epochs = 200
+    config.train.warmup = 0.015  # 3 epochs
+    config.train.beta_rise = 0.05  # 10 epochs
     config.train.deletions.update(dataclasses.asdict(Deletions.none()))
     config.train.beta_peak = config.train.beta_final = 0.7 if config.model.name == "mvae" else 1.0
 
@@ -168,12 +173,14 @@ def _stepwise(config: Any) -> None:
 def _structured(config: Any) -> None:
     """Settings for structured inference networks, chosen on validation series with seeds 0 to 5.
 
-    Their transitions learn from divergences alone, so beta is the larger, once the encoders can
-    tell where a spiral is; and long deletions teach them little but to guess before they know
-    the dynamics. Not every start learns those, so some race for as long as it takes to see who
-    does. A network that skips what is missing does not tell the combiner that its state is old.
-    Forwards none learned unless the combiner is given the features, zeros where nothing is
-    observed; backwards they do, but bridge a gap better if they are shown some afterwards.
+    Their transitions learn only from the divergences, so beta is larger once the encoders can
+    locate a spiral. Before the transitions know the dynamics, long gaps teach them only to guess.
+    Not every start learns the dynamics, and it takes half of the training to see which do.
+
+    A network that skips missing values does not tell the combiner how old its state is. Forward
+    networks learn only if the combiner also gets the features, with zeros where nothing is
+    observed. Backward networks learn without, but bridge gaps better if some are shown to them late
+    in the training.
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"
@@ -182,7 +189,7 @@ def _structured(config: Any) -> None:
     config.train.restarts = 3 if backward else 5 if skip else 8
     config.train.restart_rungs = (0.5,)
     config.learning_rate = TrainSettings.learning_rate
-    config.train.beta_rise = 0.5
+    config.train.beta_rise = 0.5  # 200 epochs
     config.train.beta_peak = 3.0
     config.train.beta_fall = (0.6, 0.9)
     config.train.beta_final = 0.5

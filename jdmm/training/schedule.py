@@ -21,8 +21,8 @@ class TrainSettings:
     """How to train.
 
     Durations are fractions of the training, so that every number of epochs is legal. The defaults
-    are the best known settings for the spirals. Three of them suit a single run of any data instead
-    of the long runs of `configs/spirals.py`: `epochs`, `restarts` and `validate_every`.
+    are the best known settings for the spirals, except those that belong to their long runs:
+    `configs/spirals.py` has more `epochs` and `restarts`, and a shorter `warmup` and `beta_rise`.
 
     Attributes:
         epochs: passes over the training series.
@@ -64,11 +64,11 @@ class TrainSettings:
     batch_size: int = 25
     learning_rate: float = 0.02
     schedule: str = "cosine"
-    warmup: float = 0.0075
+    warmup: float = 0.03
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     ema_decay: float = 0.99
-    beta_rise: float = 0.025
+    beta_rise: float = 0.1
     beta_peak: float = 2.0
     beta_fall: tuple[float, float] = (0.3, 0.8)
     beta_final: float = 0.2
