@@ -4,7 +4,7 @@
     python benchmarks/torch_step.py
 
 The model of Tan et al. 2020 as a PyTorch user would write it: a Python loop over time, and one run
-of encoders, filters and decoders per view. The same loss as jdmm with `LossWeights()`: for three
+of encoders, filters and decoders per view. The same loss as jdmm in `train_step.py`: for three
 views (both modalities, each alone) a bound on a sampled backward chain and one on the smoothing
 chain behind a backward filter of many particles, plus the prior matching. Prints a line of JSON.
 """

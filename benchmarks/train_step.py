@@ -73,10 +73,10 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         series_from_arrays,
     )
     from jdmm.training import parallel
-    from jdmm.training.loop import make_train_step, over_seeds
-    from jdmm.training.loop import start as start_training
+    from jdmm.training.loop import initial_progress
     from jdmm.training.parallel import Devices
     from jdmm.training.schedule import Schedule
+    from jdmm.training.step import make_train_step, over_seeds
 
     parallel.initialise()
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
@@ -84,13 +84,16 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     quadrature = (
         Quadrature("particles", case.particles) if case.particles else Quadrature("sigma_points")
     )
-    weights = LossWeights()  # all views in both bounds
+    # the published loss: all views in both bounds
+    weights = LossWeights(
+        filter_fade=(1.0, 1.0), time_reversal=0.0, filter_unimodal=1.0, smoother_unimodal=1.0
+    )
     modalities = (Modality("x"), Modality("y"))
     model = MDMM(modalities, latent=case.latent, quadrature=quadrature, weights=weights)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
     devices = Devices.available(0 if jax.process_count() > 1 else case.devices)
-    fresh = start_training(model, series, settings, list(range(case.seeds))).state
+    fresh = initial_progress(model, series, settings, list(range(case.seeds))).state
     state, series = devices.replicate(fresh), devices.replicate(series)
     rows = devices.shard(np.stack([schedule.rows(seed, 0, 0)[0] for seed in range(case.seeds)]))
 

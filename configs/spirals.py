@@ -10,9 +10,12 @@
 Expected time and scores are in docs/spirals.md.
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from jdmm import MDMM, Deletions, LossWeights, TrainSettings
 
 METHODS = {
     "f_mask": {"name": "structured_inference", "direction": "forward", "missing": "mask"},
@@ -44,9 +47,6 @@ def get_config(preset: str = "best") -> ConfigDict:
     config: Any = ConfigDict()
     config.seed = 0
     config.seeds = 1  # so many models at once, of seeds from `seed` on
-    config.epochs = 400
-    config.batch_size = 25
-    config.learning_rate = 0.02
 
     config.data = ConfigDict()
     config.data.name = "spirals"
@@ -58,52 +58,34 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.data.withheld.burst = 0.0  # the same in one stretch
     config.data.withheld.modality = 0.0  # share of the series without one of the modalities
 
-    config.model = ConfigDict()
-    config.model.name = "mdmm"
-    config.model.latent = 5
-    config.model.hidden = 20
+    config.model = ConfigDict({"name": "mdmm", "latent": MDMM.latent, "hidden": MDMM.hidden})
 
     config.inference = ConfigDict()
-    config.inference.rule = "sigma_points"  # or "particles"
-    config.inference.particles = 25
-    config.inference.prediction_rule = "sigma_points"
-    config.inference.prediction_particles = 200  # with prediction_moments = "particles"
+    config.inference.rule = MDMM.quadrature.rule  # "sigma_points" or "particles"
+    config.inference.particles = MDMM.quadrature.particles
+    config.inference.prediction_rule = MDMM.prediction_quadrature.rule
+    config.inference.prediction_particles = MDMM.prediction_quadrature.particles
 
-    config.loss = ConfigDict()
-    config.loss.filter = 0.5
-    config.loss.filter_fade = (0.05, 0.2)  # fractions of the epochs; (1, 1): never
-    config.loss.smoother = 0.5
-    config.loss.time_reversal = 0.05  # the backward transition as the reversal of the forward one
-    config.loss.prior_matching = 0.01
-    config.loss.prior_matching_particles = 50
-    config.loss.filter_unimodal = 0.0  # weight of the one-modality views in the filter's bound
-    config.loss.smoother_unimodal = 0.0
-    config.loss.multipliers = ConfigDict({"x": 1.0, "y": 1.0})  # lambda_m
+    # lambda_m of each modality, for the command line
+    weights = LossWeights(multipliers={"x": 1.0, "y": 1.0})
+    config.loss = ConfigDict(
+        {**dataclasses.asdict(weights), "multipliers": dict(weights.multipliers)}
+    )
 
-    config.train = ConfigDict()
-    config.train.restarts = 8  # fresh starts that race on validation: of each length, the better
-    config.train.restart_epochs = (30, 45, 75)  # half goes on, and after the last the best
-    config.train.schedule = "cosine"  # or "constant"
-    config.train.warmup_epochs = 3.0
-    config.train.weight_decay = 1e-4
-    config.train.clip_norm = 1.0  # 0: none
-    config.train.ema_decay = 0.99  # decay per step of the averaged variables; 0: none
-    config.train.beta_epochs = 10.0  # of beta rising to its peak
-    config.train.beta_peak = 2.0
-    config.train.beta_fall = (0.3, 0.8)  # fractions of all epochs, between which it goes on to
-    config.train.beta_final = 0.2
-    config.train.deletions = ConfigDict()  # of training series; see jdmm.corruption.Deletions
-    config.train.deletions.burst = 0.1
-    config.train.deletions.one = 0.35
-    config.train.deletions.one_range = (0.2, 0.8)
-    config.train.deletions.all = 0.3
-    config.train.deletions.all_range = (0.1, 0.4)
-    config.train.deletions.all_from = 0.0
-    config.train.deletions.scattered = 0.3
-    config.train.deletions.scattered_range = (0.2, 0.8)
-    config.train.precision = "float32"  # of matrix products on GPUs; "tensorfloat32"
-    config.train.validate_every = 10  # epochs; a checkpoint each time
-    config.train.patience = 0  # validations without improvement before stopping; 0: never
+    train = dataclasses.asdict(
+        TrainSettings(
+            epochs=400,  # the dynamics keep improving for so long
+            restarts=8,  # not every start learns the dynamics
+            warmup=0.0075,  # 3 epochs
+            beta_rise=0.025,  # 10 epochs
+            validate_every=10,  # a checkpoint each time
+            # share of the series that lose the modality, for the command line
+            deletions=Deletions(modality_dropout={"x": 0.0, "y": 0.0}),
+        )
+    )
+    for name in ("epochs", "batch_size", "learning_rate"):
+        config[name] = train.pop(name)
+    config.update({"train": train})
 
     config.eval = ConfigDict()
     config.eval.tasks = (
@@ -131,15 +113,15 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.loss.smoother_unimodal = 1.0
         config.train.restarts = 1
         config.train.schedule = "constant"
-        config.train.warmup_epochs = 0.0
+        config.train.warmup = 0.0
         config.train.clip_norm = 0.0
         config.train.ema_decay = 0.0
-        config.train.beta_epochs = 100.0
+        config.train.beta_rise = 0.2  # 100 epochs
         config.train.beta_peak = 1.0
         config.train.beta_final = 1.0
-        config.train.deletions.one = 0.0
-        config.train.deletions.all = 0.0
-        config.train.deletions.scattered = 0.0
+        config.train.deletions.gap_one_modality = 0.0
+        config.train.deletions.gap_all_modalities = 0.0
+        config.train.deletions.scattered_steps = 0.0
         config.train.patience = 20
     elif preset == "large":
         config.model.latent = 8
@@ -149,17 +131,17 @@ def get_config(preset: str = "best") -> ConfigDict:
         config.epochs = 3
         config.batch_size = 100
         config.train.restarts = 2
-        config.train.restart_epochs = (1,)
-        config.train.warmup_epochs = 1.0
-        config.train.beta_epochs = 1.0
+        config.train.restart_rungs = (1 / 3,)  # one epoch each
+        config.train.warmup = 1 / 3
+        config.train.beta_rise = 1 / 3
         config.train.validate_every = 1
         config.inference.prediction_particles = 10
         config.eval.draws = 10
         config.eval.importance = (1, 10)
     elif preset in METHODS:
         config.model.update(METHODS[preset])
-        alone = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of one modality alone
-        config.loss = ConfigDict({"unimodal": alone, "multipliers": config.loss.multipliers})
+        unimodal = 1.0 if preset == "mvae" else 0.0  # weight of the bounds of single modalities
+        config.loss = ConfigDict({"unimodal": unimodal, "multipliers": config.loss.multipliers})
         config.learning_rate = 0.01
         config.train.restarts = 1
         del config.inference
@@ -179,37 +161,41 @@ def get_config(preset: str = "best") -> ConfigDict:
 def _stepwise(config: Any) -> None:
     """Settings for MVAE and the VRNNs, chosen on validation series with seed 0.
 
-    They do better without deletions: a filter that is asked for what it has not seen learns to be
-    unsure. To encode a step costs the MVAE as many nats as it explains, so at beta = 1 it does not.
+    They do better without deletions: a filter that has to predict values it was not shown becomes
+    uncertain everywhere. For the MVAE, encoding a step costs as many nats as it explains, so with
+    beta = 1 it encodes nothing.
     """
     config.epochs = 200
-    for share in ("burst", "one", "all", "scattered"):
-        config.train.deletions[share] = 0.0
+    config.train.warmup = 0.015  # 3 epochs
+    config.train.beta_rise = 0.05  # 10 epochs
+    config.train.deletions.update(dataclasses.asdict(Deletions.none()))
     config.train.beta_peak = config.train.beta_final = 0.7 if config.model.name == "mvae" else 1.0
 
 
 def _structured(config: Any) -> None:
     """Settings for structured inference networks, chosen on validation series with seeds 0 to 5.
 
-    Their transitions learn from divergences alone, so beta is the larger, once the encoders can
-    tell where a spiral is; and long deletions teach them little but to guess before they know
-    the dynamics. Not every start learns those, so some race for as long as it takes to see who
-    does. A network that skips what is missing does not tell the combiner that its state is old.
-    Forwards none learned unless the combiner is given the features, zeros where nothing is
-    observed; backwards they do, but bridge a gap better if they are shown some afterwards.
+    Their transitions learn only from the divergences, so beta is larger once the encoders can
+    locate a spiral. Before the transitions know the dynamics, long gaps teach them only to guess.
+    Not every start learns the dynamics, and it takes half of the training to see which do.
+
+    A network that skips missing values does not tell the combiner how old its state is. Forward
+    networks learn only if the combiner also gets the features, with zeros where nothing is
+    observed. Backward networks learn without, but bridge gaps better if some are shown to them late
+    in the training.
     """
     skip = config.model.missing == "skip"
     backward = config.model.direction == "backward"
     f_skip, b_skip = skip and not backward, skip and backward
     config.model.features_to_combiner = f_skip
     config.train.restarts = 3 if backward else 5 if skip else 8
-    config.train.restart_epochs = (200,)
-    config.learning_rate = 0.02
-    config.train.beta_epochs = 200.0
+    config.train.restart_rungs = (0.5,)
+    config.learning_rate = TrainSettings.learning_rate
+    config.train.beta_rise = 0.5  # 200 epochs
     config.train.beta_peak = 3.0
     config.train.beta_fall = (0.6, 0.9)
     config.train.beta_final = 0.5
-    config.train.deletions.all = 0.15 if b_skip else 0.0
-    config.train.deletions.all_from = 0.5
-    config.train.deletions.one = 0.0 if b_skip else 0.15
-    config.train.deletions.scattered = 0.1 if b_skip else 0.2
+    config.train.deletions.gap_all_modalities = 0.15 if b_skip else 0.0
+    config.train.deletions.gap_all_modalities_from = 0.5
+    config.train.deletions.gap_one_modality = 0.0 if b_skip else 0.15
+    config.train.deletions.scattered_steps = 0.1 if b_skip else 0.2

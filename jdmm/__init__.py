@@ -48,7 +48,7 @@ from jdmm.models import MDMM, MVAE, VRNN, StructuredInference
 from jdmm.models.dynamical_vae import DynamicalVAE
 from jdmm.models.objectives import LossWeights
 from jdmm.series import Series, series_from_arrays
-from jdmm.training.loop import fit
+from jdmm.training.fitting import fit
 from jdmm.training.parallel import Devices
 from jdmm.training.schedule import TrainSettings
 

@@ -23,7 +23,7 @@ compiling.MIN_COMPILE_SECONDS = 0.0
 compiling.enable_compilation_cache(sys.argv[1])
 series = series_from_arrays({"x": [[1.0, 2.0]]})
 model, how = MDMM((Modality("x"),), latent=1, hidden=1), TrainSettings(batch_size=1)
-state = loop.start(model, series, how, [int(sys.argv[2])]).state
+state = loop.initial_progress(model, series, how, [int(sys.argv[2])]).state
 step = loop.over_seeds(loop.make_train_step(model, Schedule(how, 1)))
 jax.jit(step)(state, jax.tree.map(jnp.asarray, series), jnp.zeros((1, 1), int))
 """

@@ -43,9 +43,9 @@ def get_study() -> dict[str, ConfigDict]:
                     config.train.beta_final = 0.5
                     config.train.restarts = 4
                     config.loss.filter_fade = (0.2, 0.6)
-                    config.train.restart_epochs = (60, 180)
-                    config.train.deletions.scattered = 0.6
-                    config.train.deletions.all = 0.4
+                    config.train.restart_rungs = (0.15, 0.45)
+                    config.train.deletions.scattered_steps = 0.6
+                    config.train.deletions.gap_all_modalities = 0.4
                 config.eval.tasks = ("weak_supervision",)
                 config.eval.calibrate = False
                 config.eval.importance = ()

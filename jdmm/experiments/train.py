@@ -75,19 +75,16 @@ def train(
         return _fit(model, series)
     model, training = _trainable(experiment)
     devices = devices or Devices.available()
-    devices.check(training.batch_size)
-    if training.batch_size > series.batch:
-        raise InputError(
-            f"expected batch_size of at most the {series.batch} training series, "
-            f"got {training.batch_size}"
-        )
+    loop.check_training(model, series, training, devices)
     if parallel.is_primary():
         _claim(experiment, workdir)
     with (
         contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
         parallel.report_lost_peers(),
     ):
-        progress = _resume(checkpoints, loop.start(model, series, training, experiment.seeds))
+        progress = _resume(
+            checkpoints, loop.initial_progress(model, series, training, experiment.seeds)
+        )
         _run_epochs(experiment, workdir, data, progress, checkpoints, devices)
     return _trained(progress)
 
@@ -102,7 +99,7 @@ def restore(experiment: Experiment, workdir: Path) -> Trained:
         return _fit(experiment.model, experiment.load()["train"].series)
     model, training = _trainable(experiment)
     example = unobserved_series(model.modalities, 1, 1)
-    like = loop.start(model, example, training, experiment.seeds)
+    like = loop.initial_progress(model, example, training, experiment.seeds)
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)
     if progress is None:

@@ -13,8 +13,8 @@ from jdmm.evaluation import scores
 from jdmm.experiments.settings import EvalSettings
 from jdmm.models.base import GradientModel
 from jdmm.series import Series
-from jdmm.training import loop
 from jdmm.training.progress import Scorer
+from jdmm.training.scoring import loss_scorer
 
 LEAST_CROSS_ENTROPY = 1e-3
 """Smaller cross-entropies count as this one, in nats; their logarithms would decide the score."""
@@ -34,7 +34,7 @@ def validation_scorer(
     shown = jax.jit(partial(tasks.show, dataset.tasks, names))(series, key)
     targets = jax.tree.map(lambda leaf: np.concatenate([leaf] * len(names)), series)
     weights = _class_weights(dataset, shown, targets, len(names))
-    loss = loop.loss_scorer(model, series, evaluation.seed)
+    loss = loss_scorer(model, series, evaluation.seed)
     validated = model.for_validation
     numbers = scores.numeric(dataset.modalities)
 

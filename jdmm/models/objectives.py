@@ -45,6 +45,9 @@ HUBER_DELTA = 5.0
 class LossWeights:
     """Weights of the terms of the loss; a view or term of weight 0 is not computed.
 
+    The defaults are the best known settings for the spirals. The loss of Tan et al. has
+    ``filter_fade=(1, 1)``, ``time_reversal=0``, ``filter_unimodal=1`` and ``smoother_unimodal=1``.
+
     Attributes:
         filter: of the bound on a path sampled by the backward filter.
         filter_fade: fractions of the training between which that weight falls to 0; (1, 1) keeps
@@ -63,13 +66,13 @@ class LossWeights:
     """
 
     filter: float = 0.5
-    filter_fade: tuple[float, float] = (1.0, 1.0)
+    filter_fade: tuple[float, float] = (0.05, 0.2)
     smoother: float = 0.5
-    time_reversal: float = 0.0
+    time_reversal: float = 0.05
     prior_matching: float = 0.01
     prior_matching_particles: int = 50
-    filter_unimodal: float = 1.0
-    smoother_unimodal: float = 1.0
+    filter_unimodal: float = 0.0
+    smoother_unimodal: float = 0.0
     multipliers: Mapping[str, float] = FrozenDict()
 
     def __post_init__(self) -> None:

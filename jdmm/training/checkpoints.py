@@ -1,7 +1,7 @@
-"""Checkpoints with everything that a resume needs, written whole or not at all (Orbax).
+"""Checkpoints of all that a resume needs, each written completely or not at all (Orbax).
 
-They hold plain arrays, so that what n devices wrote m can read; in a job of several processes the
-first one writes and reads them alone.
+They hold plain arrays, so that a run can resume on another number of devices. In a job of several
+processes only the first one reads and writes them.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from jdmm.errors import InputError
 from jdmm.training.progress import Progress
 
 KEPT = 2
-"""Checkpoints kept: should the latest turn out damaged, the one before is still there."""
+"""Number of checkpoints kept: if the latest is damaged, the one before remains."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, by train step."""
+    """The checkpoints of a run, by train step."""
 
     def __init__(self, directory: Path) -> None:
-        """Opens `directory`, and makes it when first saved to."""
+        """Opens `directory`; the first save creates it."""
         self.directory = directory
         self._manager: ocp.CheckpointManager | None = None
 
@@ -44,7 +44,7 @@ class Checkpoints:
         return self._manager
 
     def save(self, progress: Progress) -> None:
-        """Writes `progress` under its step, if that is not there already."""
+        """Writes `progress` under its step, unless that step is saved already."""
         manager, step = self._open(), progress.steps
         if step in manager.all_steps():
             return
@@ -57,10 +57,10 @@ class Checkpoints:
         )
 
     def restore(self, like: Progress) -> Progress | None:
-        """The latest progress, or None where nothing was saved yet.
+        """The latest progress, or None if nothing was saved yet.
 
         Args:
-            like: a fresh progress of the same model and settings, for the arrays' shapes.
+            like: a fresh progress of the same model and settings, for the shapes of the arrays.
 
         Raises:
             InputError: if the latest checkpoint cannot be read.
@@ -79,22 +79,22 @@ class Checkpoints:
                     arrays=ocp.args.StandardRestore(target), figures=ocp.args.JsonRestore()
                 ),
             )
-        except Exception as error:  # damaged files make the readers raise all sorts of things
+        except Exception as error:  # damaged files raise errors of many kinds
             raise InputError(
                 f"expected a readable checkpoint in {self.directory}, got "
                 f"{type(error).__name__} for the latest: delete its folder to resume from the one "
-                "before, or the work directory to start anew"
+                "before, or delete the work directory to start again"
             ) from error
         return Progress(**saved["arrays"], **saved["figures"])
 
     def close(self) -> None:
-        """Waits for and releases what Orbax holds."""
+        """Waits for Orbax, and releases its resources."""
         if self._manager is not None:
             self._manager.close()
 
 
 def separate(progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A progress as trees of numpy arrays and as plain figures, its two groups of arguments."""
+    """The fields of a progress in two groups: trees of numpy arrays, and plain figures."""
     fields = {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)}
-    arrays = {name: fields.pop(name) for name in ("state", "best", "runners")}
+    arrays = {name: fields.pop(name) for name in ("state", "best", "candidates")}
     return jax.tree.map(np.asarray, arrays), fields

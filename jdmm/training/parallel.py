@@ -1,8 +1,8 @@
-"""Devices and processes; the only file that knows of them.
+"""Devices and processes.
 
-The train step runs by `jit` on one device and by `pmap` on several, each with its part of the
-global batch and a copy of the state. With several processes each drives its own devices, all take
-the same decisions from the same figures, and process 0 alone writes.
+The train step runs under `jit` on one device. On several it runs under `pmap`: each device has its
+part of the global batch and a copy of the state. With several processes, each drives its own
+devices, all make the same decisions from the same figures, and only process 0 writes files.
 """
 
 import contextlib
@@ -25,34 +25,32 @@ from orbax.checkpoint import multihost
 from jdmm.errors import InputError, PeerLost
 
 AXIS = "devices"
-"""Name of the mapped axis, over which gradients, numerators and counts are added up."""
+"""Name of the mapped axis over which gradients, numerators and counts are summed."""
 
 CLUSTERS = {
     "JAX_NUM_PROCESSES": ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"),
     "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
     "OMPI_COMM_WORLD_SIZE": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK"),
 }
-"""The number of processes in the environment, and what must stand beside it, by launcher."""
-
+"""Environment variable with the number of processes -> variables that must be set beside it."""
 
 HEARTBEAT = 30
-"""Seconds after which a process that does not answer counts as lost."""
-
+"""Seconds without an answer after which a process counts as lost."""
 
 SHUTDOWN = 3600
-"""Seconds that processes wait at their end for the one that evaluates."""
+"""Seconds that processes wait at the end for the one that evaluates."""
 
 COMPILING = 3600
-"""Seconds that they wait for each other to have compiled."""
+"""Seconds that processes wait for each other to compile."""
 
 _COMPILED = itertools.count()
 
 
 class StepCost(NamedTuple):
-    """What compiling the train step took.
+    """The cost of compiling the train step, and the memory of running it.
 
     seconds: of tracing and compiling.
-    bytes: that one device needs for the step, its arguments included; None where not known.
+    bytes: of memory that the step needs on each device, with its arguments; None if unknown.
     """
 
     seconds: float
@@ -61,11 +59,11 @@ class StepCost(NamedTuple):
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices that share each batch, of all processes.
+    """The devices that share each batch, in all processes.
 
     Attributes:
-        local: those that this process drives.
-        count: of all processes together.
+        local: the devices of this process.
+        count: number of devices of all processes together.
     """
 
     local: tuple[Any, ...]
@@ -73,15 +71,15 @@ class Devices:
 
     @classmethod
     def one(cls) -> "Devices":
-        """This process's first device."""
+        """The first device of this process."""
         return cls((jax.local_devices()[0],), 1)
 
     @classmethod
     def available(cls, limit: int = 0) -> "Devices":
-        """All devices, or, in a single process, the first `limit` of them.
+        """All devices or, in a single process, the first `limit` of them.
 
         Raises:
-            InputError: if there are fewer, or if part of a cluster's devices is asked for.
+            InputError: if there are fewer, or for a part of the devices of several processes.
         """
         count = jax.device_count()
         if limit in (0, count):
@@ -97,16 +95,16 @@ class Devices:
 
     @property
     def axis(self) -> str | None:
-        """The mapped axis of the train step, None on one device."""
+        """The mapped axis of the train step; None on one device."""
         return AXIS if self.count > 1 else None
 
     @property
     def vectorised(self) -> bool:
-        """Whether several models at once take less time than one after the other."""
+        """Whether one program for several seeds is faster than training them in turns."""
         return self.local[0].platform != "cpu"
 
     def check(self, batch_size: int) -> None:
-        """Refuses a batch that cannot be divided.
+        """Checks that a batch can be divided evenly.
 
         Raises:
             InputError: naming the nearest sizes that can.
@@ -122,9 +120,9 @@ class Devices:
     def compile(
         self, step: Callable[..., Any], state: Any, series: Any, rows: Any
     ) -> tuple[Callable[..., Any], StepCost]:
-        """Compiles ``step(state, series, rows) -> (state, metrics)``, which uses its state up.
+        """Compiles ``step(state, series, rows) -> (state, metrics)`` for these shapes.
 
-        Takes and gives what `replicate` and `divide` make; shapes are fixed from then on.
+        State and series come from `replicate`, rows from `shard`. A call consumes its state.
         """
         began = time.perf_counter()
         if self.axis is None:
@@ -134,7 +132,7 @@ class Devices:
             mapped = jax.pmap(step, AXIS, donate_argnums=0, devices=chosen)
         compiled = mapped.lower(state, series, rows).compile()
         if jax.process_count() > 1:
-            # gloo gives up when another process comes 30 s later to the first sum
+            # gloo gives up on a process that reaches the first sum 30 s later
             name = f"compiled {next(_COMPILED)}"
             everybody = set(range(jax.process_count()))
             multihost.sync_global_processes(name, timeout=COMPILING, processes=everybody)
@@ -145,19 +143,19 @@ class Devices:
         return compiled, StepCost(time.perf_counter() - began, needed)
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of its own for each device."""
+        """A copy of the tree on each device."""
         if self.axis is None:
             return jax.device_put(tree, self.local[0], may_alias=False)
         return self._place(jax.tree.map(lambda leaf: np.stack([leaf] * len(self.local)), tree))
 
     def unreplicate(self, tree: Any) -> Any:
-        """Of what `replicate` made, or the step returned: this process's first copy."""
+        """The first copy in this process of a tree from `replicate` or from the step."""
         if self.axis is None:
             return tree
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
 
     def shard(self, rows: np.ndarray) -> Any:
-        """Of ``(..., batch)`` rows of the global batch, each device's part."""
+        """Divides rows ``(..., batch)`` of the global batch among the devices."""
         if self.axis is None:
             return rows
         parts = np.stack(np.split(rows, self.count, axis=-1))
@@ -165,7 +163,7 @@ class Devices:
         return self._place(parts[offset : offset + len(self.local)])
 
     def _place(self, tree: Any) -> Any:
-        """Leaves ``(local device, ...)`` of each process as arrays over all devices."""
+        """Arrays over all devices from the leaves ``(local device, ...)`` of each process."""
         every = jax.devices() if self.count == jax.device_count() else self.local
         mesh = jax.sharding.Mesh(np.array(every), (AXIS,))
         sharding = jax.NamedSharding(mesh, jax.P(AXIS))
@@ -173,10 +171,10 @@ class Devices:
 
 
 def processes_expected() -> int:
-    """How many processes the environment speaks of; 1 outside of clusters.
+    """The number of processes of the job, by its environment; 1 outside of clusters.
 
     Raises:
-        InputError: if the environment names processes, but not everything that they need.
+        InputError: for a number of processes that is not a whole number.
     """
     for number, others in CLUSTERS.items():
         count = os.environ.get(number, "1")
@@ -188,15 +186,15 @@ def processes_expected() -> int:
 
 
 def initialise(distributed: bool | None = None, timeout: int = 300) -> None:
-    """Joins the other processes of a cluster job; call before anything else of jax.
+    """Joins the other processes of a cluster job. Call it before any other function of jax.
 
     Args:
-        distributed: whether to; None: if the environment shows a job of several processes
-            (`CLUSTERS`). TPU pods and clusters that only jax recognises need True.
-        timeout: seconds to wait for all of them.
+        distributed: whether to join; None joins if the environment shows a job of several processes
+            (`CLUSTERS`). TPU pods, and clusters that only jax recognises, need True.
+        timeout: seconds to wait for all processes.
 
     Raises:
-        InputError: if there is no cluster, or not everybody came in time.
+        InputError: if there is no cluster, or not all processes joined in time.
     """
     if distributed is None:
         distributed = processes_expected() > 1
@@ -234,12 +232,12 @@ def initialise(distributed: bool | None = None, timeout: int = 300) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes: the first, or the only one."""
+    """Whether this process writes files: the first, or the only one."""
     return jax.process_index() == 0
 
 
 def exit_process(status: int) -> NoReturn:
-    """Exits; with other processes at once, since a normal exit would wait for them."""
+    """Exits; in a job of several processes immediately, as a normal exit waits for the others."""
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -248,7 +246,7 @@ def exit_process(status: int) -> NoReturn:
 
 
 def broadcast(value: Any) -> Any:
-    """What process 0 has, in every process, as JSON tells it; all must call it."""
+    """The value of process 0 in every process, as JSON restores it. All must call it."""
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode() if is_primary() else b"", np.uint8)
@@ -257,23 +255,23 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_arrays(tree: Any) -> Any:
-    """The arrays of process 0, in every process; all must call it with the same shapes."""
+    """The arrays of process 0 in every process. All must call it with the same shapes."""
     if jax.process_count() == 1:
         return tree
     return jax.device_get(multihost_utils.broadcast_one_to_all(tree))
 
 
 def reached_end(steps: int) -> bool:
-    """Whether all processes stop after `steps`, because one of them was sent SIGTERM.
+    """Whether all processes are to stop after `steps`, because one of them received SIGTERM.
 
-    All must ask after every step. Only with several processes: jax then catches the signal.
+    All must call it after every step. It needs several processes: only then jax catches the signal.
     """
     return multihost_utils.reached_preemption_sync_point(steps)
 
 
 @contextlib.contextmanager
 def report_lost_peers() -> Iterator[None]:
-    """Within, a process that lost another one says so instead of how jax came to know.
+    """Turns the errors of jax about a lost process into `PeerLost`.
 
     Raises:
         PeerLost: if a collective operation fails.
@@ -281,11 +279,11 @@ def report_lost_peers() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # a step whose inputs have failed gives the same status as a ValueError
+        # a step whose inputs have failed raises the same status as a ValueError
         if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(error)):
             raise
         cause = str(error).strip().splitlines()[0]
         raise PeerLost(
             f"process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); "
-            "start the job again: it goes on from the last checkpoint"
+            "start the job again: it continues from the last checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""How to train, and the values that follow from the step: learning rate, beta, batches."""
+"""Training settings, and what follows from them: learning rate, beta, batches, rungs."""
 
 import itertools
 import math
@@ -13,82 +13,91 @@ from jdmm.data.corruption import Deletions, is_range
 from jdmm.errors import InputError
 
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How to train.
 
+    Durations are fractions of the training, so that every number of epochs is legal. The defaults
+    are the best known settings for the spirals, except those that belong to their long runs:
+    `configs/spirals.py` has more `epochs` and `restarts`, and a shorter `warmup` and `beta_rise`.
+
     Attributes:
         epochs: passes over the training series.
-        restarts: fresh starts, of which the one that does best on validation goes on to the end;
-            1 for none. They race by successive halving (Jamieson & Talwalkar 2016): after each of
-            `restart_epochs` the better half of those that are left stays, after the last the best.
-        restart_epochs: epochs since the start, rising.
+        restarts: random starts. Successive halving (Jamieson & Talwalkar 2016) chooses among them
+            by validation: all are trained up to the first rung, the better half of them up to the
+            next, and the best after the last rung to the end. 1 trains a single start. More than
+            one needs validation series and at least two epochs.
+        restart_rungs: rising fractions of the epochs at which candidates are compared. They are
+            rounded to whole epochs between the first and the last but one; rungs that fall on the
+            same epoch are one rung.
         batch_size: series per step.
-        learning_rate: the highest of the schedule.
-        schedule: "cosine" (to 0 at the last step) or "constant", after the warm-up.
-        warmup_epochs: of linearly rising learning rate.
+        learning_rate: the peak of the schedule.
+        schedule: of the learning rate after the warm-up: "cosine" (to 0 at the last step) or
+            "constant".
+        warmup: fraction of the training over which the learning rate rises linearly from 0.
         weight_decay: L2 penalty added to the gradient, as in Adam with weight decay of [T20].
-        clip_norm: largest global norm of a gradient; 0 for none.
-        ema_decay: decay per step of the moving average of the variables that is validated and kept;
-            0 for the last variables themselves.
-        beta_epochs: of beta, the weight of the divergences, rising linearly from 0 to `beta_peak`.
-        beta_peak: reached then. Above 1 it makes information dear, so that
-            the transitions must carry it.
-        beta_fall: fractions of all epochs between which beta goes on from there to `beta_final`.
-        beta_final: its last value; 1 is the evidence lower bound itself.
-        deletions: what is hidden of each training series; targets stay complete.
-        precision: of the matrix products of a train step where the hardware knows others than
-            "float32": "tensorfloat32" or "bfloat16". Everything else is in float32 always.
-        validate_every: epochs between validations (and checkpoints).
-        patience: validations without improvement before stopping; 0 for never.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
+        ema_decay: decay per step of the exponential moving average of the variables, which is
+            validated and kept; 0 keeps the variables themselves.
+        beta_rise: fraction of the training over which beta, the weight of the divergences, rises
+            linearly from 0 to `beta_peak`.
+        beta_peak: largest beta. Above 1, encoding an observation costs more than it explains, so
+            that the transitions have to carry the information.
+        beta_fall: fractions of the training between which beta moves on to `beta_final`.
+        beta_final: last beta; 1 gives the evidence lower bound itself.
+        deletions: what is hidden from the training series. Hidden values are still scored.
+        precision: of matrix products in a train step on hardware that has several: "float32",
+            "tensorfloat32" or "bfloat16". Everything else is float32.
+        validate_every: epochs from one validation to the next.
+        patience: validations without improvement after which training stops; 0 never stops.
+
+    Raises:
+        InputError: for an impossible value, naming the field.
     """
 
     epochs: int = 100
     restarts: int = 1
-    restart_epochs: tuple[int, ...] = (30, 45, 75)
+    restart_rungs: tuple[float, ...] = (0.075, 0.1125, 0.1875)
     batch_size: int = 25
     learning_rate: float = 0.02
     schedule: str = "cosine"
-    warmup_epochs: float = 3.0
+    warmup: float = 0.03
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     ema_decay: float = 0.99
-    beta_epochs: float = 10.0
+    beta_rise: float = 0.1
     beta_peak: float = 2.0
-    beta_fall: tuple[float, float] = (0.5, 0.9)
-    beta_final: float = 1.0
+    beta_fall: tuple[float, float] = (0.3, 0.8)
+    beta_final: float = 0.2
     deletions: Deletions = Deletions()
     precision: str = "float32"
     validate_every: int = 5
     patience: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses impossible values."""
+        """Checks the values."""
+        rungs = (0.0, *self.restart_rungs, 1.0)
         expectations = {
             "epochs": (self.epochs >= 1, "at least 1"),
-            "restarts": (self.restarts >= 1, "at least 1 (no trials)"),
-            "restart_epochs": (
-                self.restarts == 1
-                or (
-                    len(self.restart_epochs) > 0
-                    and all(a < b for a, b in itertools.pairwise((0, *self.restart_epochs)))
-                    and self.restart_epochs[-1] < self.epochs
-                ),
-                "rising from at least 1 and below epochs",
+            "restarts": (self.restarts >= 1, "at least 1 (a single start)"),
+            "restart_rungs": (
+                len(rungs) > 2 and all(a < b for a, b in itertools.pairwise(rungs)),
+                "rising fractions above 0 and below 1",
             ),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
-            "schedule": (self.schedule in ("cosine", "constant"), "'cosine' or 'constant'"),
-            "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "within 0..epochs"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "warmup": (0 <= self.warmup <= 1, "a fraction within 0..1"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
             "clip_norm": (0 <= self.clip_norm < math.inf, "0 (none) or more"),
             "ema_decay": (0 <= self.ema_decay < 1, "within 0..1, below 1"),
-            "beta_epochs": (0 <= self.beta_epochs < math.inf, "0 or more"),
+            "beta_rise": (0 <= self.beta_rise <= 1, "a fraction within 0..1"),
             "beta_peak": (0 <= self.beta_peak < math.inf, "0 or more"),
-            "beta_final": (0 <= self.beta_final < math.inf, "0 or more"),
             "beta_fall": (is_range(self.beta_fall), "two rising fractions within 0..1"),
+            "beta_final": (0 <= self.beta_final < math.inf, "0 or more"),
             "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never) or more"),
@@ -96,50 +105,62 @@ class TrainSettings:
         for name, (holds, expected) in expectations.items():
             if not holds:
                 raise InputError(f"expected {name} {expected}, got {getattr(self, name)!r}")
+        if self.restarts > 1 and self.epochs == 1:
+            raise InputError(
+                f"expected at least 2 epochs to choose among restarts={self.restarts}, got 1: "
+                "train longer, or set restarts=1"
+            )
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Step counts of a run and the values that follow from them."""
+    """The steps of a training run, and the values that follow from a step.
+
+    Attributes:
+        settings: how to train.
+        series: number of training series.
+    """
 
     settings: TrainSettings
     series: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last, smaller batch counts too."""
+        """Steps of one epoch, with the last, smaller batch."""
         return math.ceil(self.series / self.settings.batch_size)
 
     @property
     def steps(self) -> int:
-        """From a fresh start to the end."""
+        """Steps of one start from the first to the last epoch."""
         return self.settings.epochs * self.steps_per_epoch
 
     @property
     def rungs(self) -> list[tuple[int, int]]:
-        """Of the race of the starts: how many run in each, and to which epoch."""
-        if self.settings.restarts == 1:
+        """Candidates and last epoch of each rung of successive halving; empty for one start."""
+        settings = self.settings
+        if settings.restarts == 1:
             return []
-        lasts = self.settings.restart_epochs
-        return [(math.ceil(self.settings.restarts / 2**n), last) for n, last in enumerate(lasts)]
+        exact = (round(fraction * settings.epochs) for fraction in settings.restart_rungs)
+        lasts = sorted({min(max(epoch, 1), settings.epochs - 1) for epoch in exact})
+        return [(math.ceil(settings.restarts / 2**n), last) for n, last in enumerate(lasts)]
 
     @property
     def all_steps(self) -> int:
-        """`steps`, and those of the starts that come to nothing."""
+        """`steps`, and the steps of the candidates that are dropped."""
         epochs, before = self.settings.epochs, 0
-        for runners, last in self.rungs:
-            epochs += (runners - 1) * (last - before)
+        for candidates, last in self.rungs:
+            epochs += (candidates - 1) * (last - before)
             before = last
         return epochs * self.steps_per_epoch
 
-    def progress(self, step: Any) -> Any:
-        """Fraction of the training done before `step`."""
+    def fraction_done(self, step: Any) -> Any:
+        """Fraction of the training done before `step`, 0 to 1."""
         return step / self.steps
 
     def learning_rate(self, step: Any) -> Any:
-        """LinearGaussianSSM warm-up, then cosine decay or a constant."""
+        """Learning rate of `step`: linear warm-up, then cosine decay or a constant."""
         settings = self.settings
-        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
+        warmup = round(settings.warmup * self.steps)
         peak = settings.learning_rate
         if settings.schedule == "constant":
             following = optax.constant_schedule(peak)
@@ -149,16 +170,19 @@ class Schedule:
         return optax.join_schedules([rise, following], [warmup])(step)
 
     def beta(self, step: Any) -> Any:
-        """Weight of the divergences: 0 to `beta_peak`, later to `beta_final`."""
+        """Weight of the divergences at `step`: from 0 to `beta_peak`, later to `beta_final`."""
         settings = self.settings
-        rising = settings.beta_epochs * self.steps_per_epoch
-        first, last = (max(fraction * self.steps, rising) for fraction in settings.beta_fall)
-        risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
-        fall = jnp.clip((step - first) / max(last - first, 1.0), 0.0, 1.0)
-        return risen * (settings.beta_peak + fall * (settings.beta_final - settings.beta_peak))
+        rise = settings.beta_rise * self.steps
+        first, last = (max(fraction * self.steps, rise) for fraction in settings.beta_fall)
+        risen = jnp.minimum(step / rise, 1.0) if rise else 1.0
+        fallen = jnp.clip((step - first) / max(last - first, 1.0), 0.0, 1.0)
+        return risen * (settings.beta_peak + fallen * (settings.beta_final - settings.beta_peak))
 
     def rows(self, seed: int, start: int, epoch: int) -> np.ndarray:
-        """``(step, batch)`` series of an epoch in random order; -1 fills up the last batch."""
+        """Rows ``(step, batch)`` of the series of an epoch in random order.
+
+        -1 fills up the last batch.
+        """
         order = np.random.default_rng((seed, start, epoch)).permutation(self.series)
         size = self.steps_per_epoch * self.settings.batch_size
         filled = np.concatenate([order, np.full(size - self.series, -1)])

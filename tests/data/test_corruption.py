@@ -1,5 +1,7 @@
 """Deletions against what their docstrings promise: exact counts, places, and independence."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from jax import numpy as jnp
 
 from jdmm import InputError
 from jdmm.data import corruption
-from jdmm.data.corruption import segment
+from jdmm.data.corruption import Deletions, segment
 from jdmm.series import Series, series_from_arrays
 
 LENGTHS = np.array([1, 2, 7, 10, 40, 100], np.int32)
@@ -22,8 +24,8 @@ def burst(key, series, fraction):
 
 @jax.jit
 def scattered(key, series, fraction):
-    draws = corruption.uniform(key, series, series.num_steps)
-    return corruption.scattered(draws, series, fraction)
+    order = corruption.uniform(key, series, series.num_steps)
+    return corruption.scattered(order, series, fraction)
 
 
 RANDOM = pytest.mark.parametrize("delete", [burst, scattered])
@@ -165,14 +167,29 @@ def missing_steps(kept) -> dict[str, np.ndarray]:
     return {name: hidden(mask).sum(1) for name, mask in kept.items()}
 
 
+def only(**fields) -> Deletions:
+    """Deletions of nothing but these."""
+    return replace(Deletions.none(), **fields)
+
+
+def delete(key, series, deletions, fraction_done):
+    """Compiled as a whole, it takes a fraction of the time."""
+    sample = jax.jit(lambda key, series: corruption.delete(key, series, deletions, fraction_done))
+    return sample(key, series)
+
+
 def test_delete():
-    """As many series as their share lose one modality, or all of them the same stretch."""
+    """As many series as their share have a gap in one modality, or the same gap in all."""
     count, time = 4000, 50
     series = series_from_arrays({name: np.zeros((count, time)) for name in "xy"})
-    deletions = corruption.Deletions(
-        burst=0.1, one=0.3, one_range=(0.4, 0.6), all=0.2, all_range=(0.2, 0.3)
+    deletions = only(
+        burst=0.1,
+        gap_one_modality=0.3,
+        gap_one_modality_range=(0.4, 0.6),
+        gap_all_modalities=0.2,
+        gap_all_modalities_range=(0.2, 0.3),
     )
-    kept = corruption.delete(jax.random.key(0), series, deletions, 0.0)
+    kept = delete(jax.random.key(0), series, deletions, 0.0)
     lost = missing_steps(kept)
     alike = (np.array(kept["x"]) == np.array(kept["y"])).all((1, 2)) & (lost["x"] >= 10)
     assert set(lost["x"][alike]) == set(range(10, 16))
@@ -185,10 +202,10 @@ def test_delete():
     np.testing.assert_array_equal(lost["x"][brief], 5)
 
 
-def test_delete_scattered_steps():
+def test_scattered_steps():
     series = series_from_arrays({name: np.zeros((1000, 50)) for name in "xy"})
-    deletions = corruption.Deletions(burst=0.0, scattered=0.4, scattered_range=(0.5, 0.7))
-    lost = missing_steps(corruption.delete(jax.random.key(0), series, deletions, 0.0))
+    deletions = only(scattered_steps=0.4, scattered_steps_range=(0.5, 0.7))
+    lost = missing_steps(delete(jax.random.key(0), series, deletions, 0.0))
     np.testing.assert_array_equal(lost["x"], lost["y"])
     loses = lost["x"] > 0
     assert lost["x"][loses].min() >= 25 and lost["x"].max() <= 35
@@ -197,25 +214,135 @@ def test_delete_scattered_steps():
 
 def test_gaps_of_all_modalities_begin_when_they_are_told_to():
     series = series_from_arrays({name: np.zeros((200, 50)) for name in "xy"})
-    every = {"burst": 0.1, "one": 0.3, "all": 0.7, "one_range": (0.4, 0.6)}
-    key, later = jax.random.key(0), corruption.Deletions(**every, all_from=0.5)
-    before = corruption.delete(key, series, later, 0.499)
-    none = corruption.delete(key, series, corruption.Deletions(**every | {"all": 0.0}), 0.499)
-    after = corruption.delete(key, series, later, 0.5)
-    always = corruption.delete(key, series, corruption.Deletions(**every), 0.499)
+    every = only(
+        burst=0.1,
+        gap_one_modality=0.3,
+        gap_one_modality_range=(0.4, 0.6),
+        gap_all_modalities=0.7,
+    )
+    key, later = jax.random.key(0), replace(every, gap_all_modalities_from=0.5)
+    before = delete(key, series, later, 0.499)
+    none = delete(key, series, replace(every, gap_all_modalities=0.0), 0.499)
+    after = delete(key, series, later, 0.5)
+    always = delete(key, series, every, 0.499)
     for name in "xy":
         np.testing.assert_array_equal(before[name], none[name])
         np.testing.assert_array_equal(after[name], always[name])
         assert (before[name] != after[name]).any()
 
 
+def sparse_table(count: int = 300, time: int = 12) -> Series:
+    """Two modalities with several features, of which cells are missing, and different lengths."""
+    rng = np.random.default_rng(0)
+    table, more = rng.normal(size=(count, time, 4)), rng.normal(size=(count, time, 2))
+    table[rng.uniform(size=table.shape) < 0.6] = np.nan
+    return series_from_arrays({"table": table, "more": more}, lengths=rng.integers(1, 13, count))
+
+
+def test_scattered_features_hide_exact_counts_of_the_observed_values():
+    series = sparse_table()
+    deletions = only(scattered_features=1.0, scattered_features_range=(0.25, 0.25))
+    kept = delete(jax.random.key(0), series, deletions, 0.0)
+    for name, observed in series.observed.items():
+        assert kept[name].shape == observed.shape
+        hidden = observed & ~np.asarray(kept[name])
+        expected = np.round(0.25 * observed.sum((1, 2)))
+        np.testing.assert_array_equal(hidden.sum((1, 2)), expected)
+        np.testing.assert_array_equal(series.hide(kept).observed[name], observed & ~hidden)
+    table = np.asarray(kept["table"])
+    partly = table.any(-1) & ~table.all(-1)
+    assert partly.any()  # single features, not whole steps
+    # every observed cell is equally likely
+    full = only(scattered_features=1.0, scattered_features_range=(0.5, 0.5))
+    cells = series_from_arrays({"x": np.zeros((4000, 3, 2))})
+    share = 1 - np.mean(delete(jax.random.key(1), cells, full, 0.0)["x"], 0)
+    assert (np.abs(share - 0.5) < 5 * np.sqrt(0.25 / 4000)).all()
+
+
+def test_share_and_range_of_scattered_features():
+    series = series_from_arrays({"x": np.zeros((2000, 10, 5))})
+    deletions = only(scattered_features=0.3, scattered_features_range=(0.4, 0.6))
+    kept = np.asarray(delete(jax.random.key(0), series, deletions, 0.0)["x"])
+    lost = (~kept).sum((1, 2))
+    loses = lost > 0
+    assert set(lost[loses]) == set(range(20, 31))
+    assert abs(loses.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 2000)
+
+
+def test_scattered_features_follow_the_series_and_ignore_padding():
+    series = sparse_table(20)
+    deletions = only(scattered_features=0.8)
+    longer = jax.tree.map(
+        lambda leaf: leaf if leaf.ndim == 1 else np.pad(leaf, ((0, 0), (0, 5), (0, 0))), series
+    )
+    rows = np.array([7, 3])
+    key = jax.random.key(0)
+    whole, padded, part = (
+        delete(key, each, deletions, 0.0) for each in (series, longer, series.take(rows))
+    )
+    for name, mask in whole.items():
+        np.testing.assert_array_equal(mask, padded[name][:, :12])
+        np.testing.assert_array_equal(mask[rows], part[name])
+
+
+def test_modality_dropout():
+    """It hides a share of the series wholly, each modality on its own, whatever else is hidden."""
+    series = series_from_arrays({name: np.zeros((4000, 10)) for name in "xyz"})
+    deletions = only(burst=0.2, modality_dropout={"x": 0.9, "y": 0.5})
+    kept = delete(jax.random.key(0), series, deletions, 0.0)
+    gone = {name: ~np.asarray(mask).any((1, 2)) for name, mask in kept.items()}
+    for name, share in (("x", 0.9), ("y", 0.5)):
+        assert abs(gone[name].mean() - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+    both = (gone["x"] & gone["y"]).mean()
+    assert abs(both - 0.45) < 4 * np.sqrt(0.45 * 0.55 / 4000)
+    assert not gone["z"].any()
+    burst_alone = delete(jax.random.key(0), series, only(burst=0.2), 0.0)
+    for name in "xyz":
+        expected = np.asarray(burst_alone[name]) & ~gone[name][:, None, None]
+        np.testing.assert_array_equal(kept[name], expected)
+
+
+def test_new_deletions_leave_the_others_alone():
+    """Their numbers come from keys of their own."""
+    series = sparse_table(50)
+    key = jax.random.key(3)
+    before = delete(key, series, Deletions(), 0.5)
+    both = Deletions(scattered_features=1.0, modality_dropout={"more": 0.4})
+    after = delete(key, series, both, 0.5)
+    fresh = delete(key, series, replace(Deletions.none(), scattered_features=1.0), 0.5)
+    for name in series.values:
+        assert not (np.asarray(after[name]) & ~np.asarray(before[name])).any()
+    np.testing.assert_array_equal(after["table"], before["table"] & fresh["table"])
+
+
+def test_unknown_modalities_cannot_be_dropped():
+    series = batch_of(LENGTHS)
+    with pytest.raises(InputError, match="modality_dropout of x, got 'label'"):
+        delete(jax.random.key(0), series, only(modality_dropout={"label": 0.0}), 0.0)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("burst", 1.1), ("all", -0.1), ("all_from", 2.0), ("one_range", (0.5, 0.4)), ("one", 0.9)],
+    [
+        ("burst", 1.1),
+        ("gap_all_modalities", -0.1),
+        ("gap_all_modalities_from", 2.0),
+        ("gap_one_modality_range", (0.5, 0.4)),
+        ("gap_one_modality", 0.9),  # more than all with the 0.3 of all modalities
+        ("scattered_features", 1.5),
+        ("scattered_features_range", (0.5,)),
+        ("modality_dropout", {"x": 1.5}),
+    ],
 )
 def test_impossible_deletions(name, value):
     with pytest.raises(InputError, match=f"expected {name}"):
-        corruption.Deletions(**{"all": 0.2, name: value})
+        Deletions(**{name: value})
+
+
+def test_nothing_is_deleted_with_none():
+    series = sparse_table(20)
+    kept = delete(jax.random.key(0), series, Deletions.none(), 1.0)
+    assert all(np.asarray(mask).all() for mask in kept.values())
 
 
 def test_withhold():
