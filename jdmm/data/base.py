@@ -137,9 +137,9 @@ class Dataset(abc.ABC):
         valid = np.asarray(split.series.valid)[..., None]
         mean = {name: np.where(valid, values, np.nan) for name, values in outcome.mean.items()}
         sd = {
-            m.name: np.where(
-                valid & (not isinstance(m.likelihood, Categorical)), outcome.sd[m.name], np.nan
-            )
+            m.name: np.full_like(mean[m.name], np.nan)
+            if isinstance(m.likelihood, Categorical)
+            else outcome.sd[m.name]
             for m in self.modalities
         }
         trees = (split.series.values, split.series.observed, outcome.shown.observed, mean, sd)

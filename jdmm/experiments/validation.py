@@ -16,8 +16,8 @@ from jdmm.series import Series
 from jdmm.training.progress import Scorer
 from jdmm.training.scoring import loss_scorer
 
-LEAST_CROSS_ENTROPY = 1e-3
-"""Smaller cross-entropies count as this one, in nats; their logarithms would decide the score."""
+LEAST_BRIER_SCORE = 1e-4
+"""Smaller Brier scores count as this one; their logarithms would decide the score."""
 
 
 def validation_scorer(
@@ -26,9 +26,9 @@ def validation_scorer(
     """Metrics of the validation series: the loss, two errors of each task, and the "score".
 
     The errors of a task are the mean squared error of the numeric modalities, at all values, and
-    the cross-entropy of the categorical modalities, at the hidden values, or at all if none is
-    hidden. The score is to be minimised: the mean log of these errors, or the loss if
-    `evaluation.select` says so.
+    the Brier score ``sum_k (p_k - [k = value])^2`` of the categorical modalities, at the hidden
+    values, or at all if none is hidden. The score is to be minimised: the mean log of these errors,
+    or the loss if `evaluation.select` says so.
     """
     names, key = evaluation.tasks, jax.random.key(evaluation.seed)
     shown = jax.jit(partial(tasks.show, dataset.tasks, names))(series, key)
@@ -52,11 +52,12 @@ def validation_scorer(
             each = scores.squared_error(mean, targets.values, targets.observed)
             found["mse"] = jnp.mean(each.reshape(len(names), -1), 1)
         if weights:
-            cross_entropy = jnp.zeros(len(names))
+            brier = jnp.zeros(len(names))
             for name, weight in weights.items():
-                log_prob = model.likelihoods[name].log_prob(raw[name], targets.values[name])
-                cross_entropy -= jnp.sum((weight * log_prob).reshape(len(names), -1), 1)
-            found["cross_entropy"] = jnp.maximum(cross_entropy, LEAST_CROSS_ENTROPY)
+                probabilities = model.likelihoods[name].probabilities(raw[name])
+                each = weight * _brier_score(probabilities, targets.values[name])
+                brier += jnp.sum(each.reshape(len(names), -1), 1)
+            found["brier"] = jnp.maximum(brier, LEAST_BRIER_SCORE)
         return found
 
     def score(variables: Any) -> dict[str, list[float]]:
@@ -70,6 +71,12 @@ def validation_scorer(
         return {name: np.asarray(values).tolist() for name, values in metrics.items()}
 
     return score
+
+
+def _brier_score(probabilities: Any, value: jax.Array) -> jax.Array:
+    """Brier score ``(..., feature)`` of probabilities ``(..., feature, classes)``."""
+    onehot = jax.nn.one_hot(value.astype(jnp.int32), probabilities.shape[-1])
+    return jnp.sum((probabilities - onehot) ** 2, -1)
 
 
 def _class_weights(

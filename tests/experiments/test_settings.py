@@ -41,7 +41,7 @@ def test_objects_hold_what_the_configuration_says():
     assert experiment.dataset == Spirals(validation=10)
     assert experiment.withheld.burst == 0.25
     assert experiment.model.quadrature.particles == 25
-    assert experiment.training.restart_epochs == (1,) and experiment.training.epochs == 3
+    assert experiment.training.beta_fall == (0.3, 0.8) and experiment.training.epochs == 3
     assert experiment.evaluation.importance == (1, 10) and experiment.seeds == [3, 4]
 
 
@@ -85,7 +85,7 @@ REFUSED = [
     ("inference.rule", "magic"),
     ("loss.filter", -0.5),
     ("loss.prior_matching_particles", 0),
-    ("train.deletions.burst", 1.5),
+    ("train.beta_fall", (0.5, 0.3)),
     ("train.schedule", "exotic"),
     ("eval.draws", 1),
     ("eval.select", "luck"),
@@ -105,7 +105,7 @@ REFUSED = [
     ("loss.filter_fade", (0.5,)),
     ("loss.multipliers", 2.0),
     ("train.deletions", 0.5),
-    ("train.restart_epochs", 30),
+    ("train.beta_fall", 0.5),
     ("eval.tasks", "drop_half"),
     ("eval.calibrate", 1),
     ("eval", 3),

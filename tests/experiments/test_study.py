@@ -18,10 +18,9 @@ def small(data_dir, hidden):
             "data.dir": str(data_dir),
             "data.validation": 590,
             "batch_size": 10,
-            "epochs": 1,
+            "epochs": 3,
             "seeds": 2,
             "train.restarts": 1,
-            "train.warmup_epochs": 0.0,
             "model.hidden": hidden,
             "eval.draws": 2,
             "eval.batch_size": 400,
@@ -78,7 +77,7 @@ def test_another_study_in_the_same_place_is_refused(done):
     methods, workdir, _ = done
     other = {name: config.copy_and_resolve_references() for name, config in methods.items()}
     other["narrow"].epochs = 7
-    with pytest.raises(InputError, match="epochs is 1 there and 7 here"):
+    with pytest.raises(InputError, match="epochs is 3 there and 7 here"):
         study.run_study(other, workdir)
 
 
