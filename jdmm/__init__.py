@@ -1,38 +1,35 @@
 """Multimodal deep Markov models in JAX and Flax.
 
-From data to figures, each file importing only from those above it:
+One folder per concept, each importing only from those below it:
 
-    errors        the mistakes of users
-    compiling     compiled programs, kept and counted; the cache directory
-    series        Series: values, masks and lengths; the glossary of axes
-    gaussian      diagonal Gaussians in natural parameters
-    likelihoods   Normal, Bernoulli, Categorical
-    corruption    random deletions
-    networks      encoders, decoders, gated transitions
-    filtering     backward and forward filters: lax.scan over a transition
-    smoothing     conditional and marginal smoothers
-    inference     the recursions wired for a whole model
-    objectives    the training loss as sums over a count
-    models/       MDMM, structured inference networks, MVAE, VRNN: networks, wired to a loss
-    schedule      training settings, learning rate, beta, batches
-    parallel      devices and processes
-    progress      where a training run stands; validation; the race of several starts
-    training      train step, the loop over epochs
-    prediction    means, intervals, densities and scores in observation space
-    calibration   scales of the uncertainty, chosen on validation series
-    importance    bounds on the log-likelihood
-    tasks         the inference tasks of the paper and their scores
-    data/         sources of series: the noisy spirals, .npz files
-    checkpoints, logs, plotting, report, settings
-    evaluation    scores on validation series and on a split
-    experiment    one run in one work directory: what `main.py` calls
-    study         many runs, their tables and figures; searches over settings
+    experiments   work directories: settings, runs, evaluation, studies, reports
+    training      the train step, schedules, checkpoints, devices; fitting and saving models
+    evaluation    predictions, scores, calibration, likelihood bounds
+    models        one file per method over one protocol
+    data          data sets, modalities, tasks, deletions, scaling, windows, files
+    plotting      arrays to figures
+    networks      Flax modules: encoders, decoders, transitions
+    inference     pure recursions: filters, smoothers, posterior paths
+    likelihoods   emission distributions p(x | z)
+
+docs/notation.md ties symbols, names and shapes together.
 """
 
+from jdmm.compiling import enable_compilation_cache
 from jdmm.data.corruption import Deletions
 from jdmm.data.modality import Modality
+from jdmm.data.prepare import (
+    Windows,
+    drop_modalities,
+    hold_out,
+    split,
+    static_covariates,
+    windows,
+)
+from jdmm.data.scaling import Standardise
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.evaluation.calibration import calibrate
+from jdmm.evaluation.importance import log_likelihood_bounds
 from jdmm.evaluation.prediction import Calibration, Prediction, predict, predict_all
 from jdmm.inference.posterior import (
     Quadrature,
@@ -43,14 +40,24 @@ from jdmm.inference.posterior import (
     prior_sample_paths,
     smooth_marginals,
 )
-from jdmm.likelihoods import Bernoulli, Categorical, Normal, NormalMixture
-from jdmm.models import MDMM, MVAE, VRNN, StructuredInference
+from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal, NormalMixture
+from jdmm.models import (
+    MDMM,
+    MVAE,
+    VRNN,
+    ImputationBaseline,
+    LinearGaussianSSM,
+    StructuredInference,
+)
+from jdmm.models.base import ExactLikelihood, GradientModel, Model, SelfFittingModel
 from jdmm.models.dynamical_vae import DynamicalVAE
 from jdmm.models.objectives import LossWeights
 from jdmm.series import Series, series_from_arrays
-from jdmm.training.fitting import fit
+from jdmm.training.fitted import FittedModel
+from jdmm.training.fitting import fit, fit_seeds
 from jdmm.training.parallel import Devices
 from jdmm.training.schedule import TrainSettings
+from jdmm.training.serialise import load, save
 
 __version__ = "0.1.0"
 
@@ -61,30 +68,50 @@ __all__ = [
     "Bernoulli",
     "Calibration",
     "Categorical",
-    "DynamicalVAE",
     "Deletions",
     "Devices",
     "DivergenceError",
+    "DynamicalVAE",
+    "ExactLikelihood",
+    "FittedModel",
+    "GradientModel",
+    "ImputationBaseline",
     "InputError",
     "Interrupted",
+    "Likelihood",
+    "LinearGaussianSSM",
     "LossWeights",
     "Modality",
+    "Model",
     "Normal",
     "NormalMixture",
-    "Quadrature",
     "Prediction",
+    "Quadrature",
+    "SelfFittingModel",
     "Series",
+    "Standardise",
     "StructuredInference",
     "TrainSettings",
+    "Windows",
     "calibrate",
-    "posterior_sample_paths",
+    "drop_modalities",
+    "enable_compilation_cache",
     "filter_backward",
     "filter_forward",
     "fit",
+    "fit_seeds",
+    "hold_out",
+    "load",
+    "log_likelihood_bounds",
     "posterior_mean_path",
+    "posterior_sample_paths",
     "predict",
     "predict_all",
     "prior_sample_paths",
+    "save",
     "series_from_arrays",
     "smooth_marginals",
+    "split",
+    "static_covariates",
+    "windows",
 ]
