@@ -14,10 +14,7 @@ from jdmm.experiments.settings import EvalSettings
 from jdmm.models.base import GradientModel
 from jdmm.series import Series
 from jdmm.training.progress import Scorer
-from jdmm.training.scoring import loss_scorer
-
-LEAST_BRIER_SCORE = 1e-4
-"""Smaller Brier scores count as this one; their logarithms would decide the score."""
+from jdmm.training.scoring import LEAST_BRIER_SCORE, brier_score, loss_scorer
 
 
 def validation_scorer(
@@ -55,7 +52,7 @@ def validation_scorer(
             brier = jnp.zeros(len(names))
             for name, weight in weights.items():
                 probabilities = model.likelihoods[name].probabilities(raw[name])
-                each = weight * _brier_score(probabilities, targets.values[name])
+                each = weight * brier_score(probabilities, targets.values[name])
                 brier += jnp.sum(each.reshape(len(names), -1), 1)
             found["brier"] = jnp.maximum(brier, LEAST_BRIER_SCORE)
         return found
@@ -71,12 +68,6 @@ def validation_scorer(
         return {name: np.asarray(values).tolist() for name, values in metrics.items()}
 
     return score
-
-
-def _brier_score(probabilities: Any, value: jax.Array) -> jax.Array:
-    """Brier score ``(..., feature)`` of probabilities ``(..., feature, classes)``."""
-    onehot = jax.nn.one_hot(value.astype(jnp.int32), probabilities.shape[-1])
-    return jnp.sum((probabilities - onehot) ** 2, -1)
 
 
 def _class_weights(

@@ -1,1 +1,1 @@
-"""Optimisation: the train step, schedules, checkpoints, devices."""
+"""Training: `fit`, the loop over epochs, the train step, scores, checkpoints and devices."""

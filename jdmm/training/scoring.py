@@ -19,8 +19,11 @@ from jdmm.training.progress import Scorer
 UserScore = Callable[[Variables, Series], float | Mapping[str, float]]
 """Variables of one model and validation series -> a score to minimise, or figures with "score"."""
 
-SMALLEST_ERROR = 1e-30
-"""Errors are raised to this before their logarithm is taken."""
+LEAST_BRIER_SCORE = 1e-4
+"""Smaller Brier scores count as this one; their logarithms would decide the score."""
+
+LEAST_SQUARED_ERROR = 1e-30
+"""The same for squared errors, whose units are unknown."""
 
 
 def held_out_scorer(
@@ -35,7 +38,7 @@ def held_out_scorer(
 
     Args:
         model: makes the predictions; `for_validation`, if it has that.
-        validation: complete validation series.
+        validation: the validation series, with all that is observed of them.
         deletions: what to hide, as at the end of the training.
         seed: of the deletions, which are the same for every score.
 
@@ -64,15 +67,15 @@ def held_out_scorer(
         raw = predictor.emissions(variables, states)
         errors = {}
         for name, mask in scored.items():
-            each = _error(model.likelihoods[name], raw[name], validation.values[name])
-            errors[name] = jnp.sum(jnp.where(mask, each, 0.0)) / jnp.sum(mask)
+            each, least = _error(model.likelihoods[name], raw[name], validation.values[name])
+            mean = jnp.sum(jnp.where(mask, each, 0.0)) / jnp.sum(mask)
+            errors[name] = jnp.maximum(mean, least)
         return errors
 
     def score(variables: Variables) -> dict[str, Any]:
         errors = jax.device_get(held_out_errors(variables, shown, validation, scored))
-        logs = [np.log(np.maximum(error, SMALLEST_ERROR)) for error in errors.values()]
         figures = {f"error/{name}": error for name, error in errors.items()}
-        return {"score": np.mean(logs, 0), **figures}
+        return {"score": np.mean([np.log(error) for error in errors.values()], 0), **figures}
 
     return score
 
@@ -116,6 +119,12 @@ def user_scorer(function: UserScore, validation: Series) -> Scorer:
     return score
 
 
+def brier_score(probabilities: jax.Array, value: jax.Array) -> jax.Array:
+    """Brier score ``(..., feature)`` of probabilities ``(..., feature, classes)``, elementwise."""
+    onehot = jax.nn.one_hot(value.astype(jnp.int32), probabilities.shape[-1])
+    return jnp.sum((probabilities - onehot) ** 2, -1)
+
+
 def _scored(validation: Series, shown: Series) -> dict[str, np.ndarray]:
     """Masks of the hidden values, or of all observed ones if none is hidden.
 
@@ -129,10 +138,9 @@ def _scored(validation: Series, shown: Series) -> dict[str, np.ndarray]:
     raise InputError("expected observed values in the validation series, got none")
 
 
-def _error(likelihood: Likelihood, raw: Raw, value: jax.Array) -> jax.Array:
-    """Squared error of the expected value, or the Brier score of a category, elementwise."""
+def _error(likelihood: Likelihood, raw: Raw, value: jax.Array) -> tuple[jax.Array, float]:
+    """Squared error of the expected value, or the Brier score of a category, with the floor of its mean."""
     probabilities = likelihood.probabilities(raw)
     if probabilities is None:
-        return (likelihood.mean(raw) - value) ** 2
-    onehot = jax.nn.one_hot(value.astype(jnp.int32), probabilities.shape[-1])
-    return jnp.sum((probabilities - onehot) ** 2, -1)
+        return (likelihood.mean(raw) - value) ** 2, LEAST_SQUARED_ERROR
+    return brier_score(probabilities, value), LEAST_BRIER_SCORE

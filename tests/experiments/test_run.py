@@ -287,7 +287,7 @@ def test_corrupt_checkpoint_is_refused(finished, data_dir, tmp_path):
 def test_divergence_keeps_the_last_checkpoint(data_dir, tmp_path):
     config = small_config(data_dir, **{"learning_rate": 1e18, "train.clip_norm": 0.0})
     config.train.schedule = "constant"
-    config.train.warmup_epochs = 2.0
+    config.train.warmup = 2 / 3
     with pytest.raises(DivergenceError, match="at step"):
         run.train_and_evaluate(config, tmp_path / "run")
 

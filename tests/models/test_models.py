@@ -291,9 +291,8 @@ def test_the_method_of_the_documentation():
     exec(compile(code, "docs/methods.md", "exec"), namespace)
     model = namespace["Autoregression"](MODALITIES, latent=2, hidden=3)
     data = series(batch=3)
-    variables = jdmm.fit(
-        model, data, None, jdmm.TrainSettings(epochs=2, batch_size=3, warmup_epochs=0.0)
-    )
+    settings = jdmm.TrainSettings(epochs=2, batch_size=3)
+    variables = jdmm.fit(model, data, settings=settings).variables
     told = jdmm.predict_all(model, variables, data, jax.random.key(0), 5)
     assert np.isfinite(told.mean["y"]).all()
     bounds = importance.log_likelihood_bounds(

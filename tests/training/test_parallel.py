@@ -1,4 +1,4 @@
-"""The same training whatever shares its batches: devices, processes, clusters."""
+"""Training gives the same results on any number of devices and processes."""
 
 import os
 import signal
@@ -23,13 +23,14 @@ SMALL = (
     "--config=configs/spirals.py:smoke",
     "--config.data.validation=590",
     "--config.batch_size=4",
+    "--config.train.restarts=1",
     "--config.model.hidden=3",
     "--config.eval.draws=3",
 )
 
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:
-    """Of a process with so many virtual CPU devices."""
+    """The environment of a process with so many virtual CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | variables
 
@@ -63,7 +64,7 @@ def two(command: list[str], port: int | None = None, **variables: str) -> list[s
 
 @pytest.fixture(scope="module")
 def on_virtual_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-    """50 steps on 1, 2, 4 and 8 devices of one process."""
+    """Results of 50 steps on 1, 2, 4 and 8 devices of one process."""
     output = tmp_path_factory.mktemp("parallel") / "devices.npz"
     subprocess.run(
         [sys.executable, RUN, output, "1", "2", "4", "8"], env=environment(8), check=True
@@ -86,9 +87,9 @@ def test_devices_change_nothing(on_virtual_devices, count):
 
 @pytest.mark.parametrize("cluster", ["jax", "slurm"])
 def test_two_processes_change_nothing(on_virtual_devices, cluster, tmp_path):
-    """The same by two processes of two devices each, as `jax.distributed` or Slurm starts them.
+    """Two processes of two devices each, as `jax.distributed` or Slurm starts them.
 
-    In one case the second is late: it may compile for longer than gloo waits, 30 s.
+    In one case the second is late: it may compile for longer than the 30 s that gloo waits.
     """
     port = free_port()
     environments = {
@@ -136,7 +137,7 @@ def wait_for_checkpoint(workdir: Path, after: int = 0) -> None:
 
 
 def test_a_job_survives_signals_and_lost_processes(tmp_path):
-    """SIGTERM to one process ends both; so does its death; a single process then finishes."""
+    """SIGTERM to one process stops both, as does its death; a single process then resumes."""
     job = [sys.executable, "main.py", *SMALL, f"--workdir={tmp_path}", "--config.epochs=2000"]
     first, second = two(job)
     wait_for_checkpoint(tmp_path)
@@ -164,8 +165,8 @@ def test_a_job_survives_signals_and_lost_processes(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
-def test_both_ways_of_jax_to_tell_of_a_lost_process(monkeypatch, kind):
-    """Which one it is depends on where the failure is met; other errors stay as they are."""
+def test_both_kinds_of_error_for_a_lost_process(monkeypatch, kind):
+    """The kind depends on where the failure is noticed; other errors stay as they are."""
 
     def fail(error: Exception) -> None:
         with parallel.report_lost_peers():

@@ -1,6 +1,6 @@
 """Trains a small model for 50 steps on some of the devices: run by `test_parallel`.
 
-python training_run.py OUTPUT.npz [DEVICES ...]: one training per number of devices, all without.
+python training_run.py OUTPUT.npz [DEVICES ...]: trains once for each number of devices, or on all.
 """
 
 import os
@@ -25,7 +25,7 @@ BATCH, STEPS = 8, 50
 
 
 def main(output: str, *limits: str) -> None:
-    """Losses ``(step,)`` and all variables ``(number,)``, per number of devices."""
+    """Losses ``(epoch,)`` and all variables ``(number,)``, for each number of devices."""
     parallel.initialise(timeout=60)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, 20, 7, 1)).cumsum(2)
@@ -37,19 +37,19 @@ def main(output: str, *limits: str) -> None:
         latent=2,
         hidden=3,
         quadrature=Quadrature("particles", 3),
-        weights=LossWeights(filter_unimodal=0.0, smoother_unimodal=0.0, reverse=0.1),
+        weights=LossWeights(time_reversal=0.1),
     )
-    how = TrainSettings(epochs=17, batch_size=BATCH)  # 17 epochs of 3 steps, the last is not run
+    settings = TrainSettings(epochs=17, batch_size=BATCH)  # 51 steps, the last is not run
     jax.devices()  # waits for all processes by itself
     time.sleep(float(os.environ.get("LATE", 0)))
     found = {}
     for limit in limits or ("0",):
-        progress = loop.start(model, series, how, [3])
+        progress = loop.initial_progress(model, series, settings, [3])
         losses = []
         for _ in loop.run_epochs(
             model,
             series,
-            how,
+            settings,
             progress,
             interrupted=lambda steps: steps == STEPS,
             devices=Devices.available(int(limit)),
