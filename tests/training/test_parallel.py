@@ -31,7 +31,7 @@ SMALL = (
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:
     """The environment of a process with so many virtual CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | variables
 
 
