@@ -23,7 +23,8 @@ def prediction(mean_x, mean_label, pit=0.5, crps=1.0, log_prob=-2.0):
     states = Moments(np.zeros((2, 4, 1)), np.ones((2, 4, 1)))
     empty = every(0.0)
     fields = dict(sd=empty, lower=empty, upper=empty, pit=every(pit), crps=every(crps))
-    return Prediction(mean=mean, log_prob=every(log_prob), states=states, **fields)
+    absent = dict(probabilities={}, expected={}, samples={})
+    return Prediction(mean=mean, log_prob=every(log_prob), states=states, **fields, **absent)
 
 
 def show(x_steps, label_steps):
