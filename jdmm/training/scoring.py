@@ -139,7 +139,7 @@ def _scored(validation: Series, shown: Series) -> dict[str, np.ndarray]:
 
 
 def _error(likelihood: Likelihood, raw: Raw, value: jax.Array) -> tuple[jax.Array, float]:
-    """Squared error of the expected value, or the Brier score of a category, with the floor of its mean."""
+    """Squared error of the expected value, or Brier score of a category; and its smallest mean."""
     probabilities = likelihood.probabilities(raw)
     if probabilities is None:
         return (likelihood.mean(raw) - value) ** 2, LEAST_SQUARED_ERROR
