@@ -91,7 +91,7 @@ def calibrate(
 
     coarse = list(range(COARSE // 2, len(POSTERIOR), COARSE))
     evaluate(coarse)
-    if not errors[coarse].any():  # categorical modalities alone are held out
+    if np.ptp(errors[coarse]) == 0:  # no numbers are held out, or too few samples to tell
         return UNCALIBRATED
     best = int(np.argmin(errors.min(1)))
     around = range(max(best - COARSE + 1, 0), min(best + COARSE, len(POSTERIOR)))

@@ -145,9 +145,9 @@ def calibrated(
 
 
 def _calibrate(experiment: Experiment, variables: Any, validation: Split) -> Calibration:
-    """The scales with which the intervals of numbers cover what the tasks hide."""
+    """The scales with which intervals cover what the tasks hide."""
     evaluation, dataset = experiment.evaluation, experiment.dataset
-    key, numbers = jax.random.key(evaluation.seed), scores.numeric(dataset.modalities)
+    key = jax.random.key(evaluation.seed)
     shown = [
         jax.device_get(jax.jit(partial(tasks.show, dataset.tasks, (name,)))(validation.series, key))
         for name in evaluation.tasks
@@ -155,10 +155,7 @@ def _calibrate(experiment: Experiment, variables: Any, validation: Split) -> Cal
     held_out = [
         validation.series.replace(  # type: ignore[attr-defined]
             values=scores.scored_values(each, validation),
-            observed={
-                name: mask & (name in numbers)
-                for name, mask in scores.interval_targets(each, validation).items()
-            },
+            observed=scores.interval_targets(each, validation),
         )
         for each in shown
     ]

@@ -115,8 +115,10 @@ def infer_file(
 ) -> Prediction:
     """Predicts every value of the series of an .npz file, and of the steps before and after.
 
-    Writes "<modality>_mean", "<modality>_sd", "<modality>_lower" and "<modality>_upper" (95 %
-    interval), each ``(batch, before + time + after, feature)``, and "lengths".
+    Writes "lengths" and, of numeric modalities, "<modality>_mean", "<modality>_sd",
+    "<modality>_lower" and "<modality>_upper" (95 % interval), each ``(batch, before + time + after,
+    feature)``. Of categorical modalities "<modality>_mean" is the most probable class, and
+    "<modality>_probabilities" has a last axis of classes.
 
     Raises:
         InputError: for a bad file, negative numbers, or a directory without a finished checkpoint.
@@ -139,7 +141,7 @@ def infer_file(
     )
     arrays = {
         f"{name}_{kind}": array
-        for kind in ("mean", "sd", "lower", "upper")
+        for kind in ("mean", "probabilities", "sd", "lower", "upper")
         for name, array in getattr(prediction, kind).items()
     }
     write_npz(output, arrays | {"lengths": np.asarray(series.lengths)})

@@ -7,7 +7,6 @@ from jdmm import Categorical, Modality, series_from_arrays
 from jdmm.data.base import Split
 from jdmm.evaluation import scores
 from jdmm.evaluation.prediction import Prediction
-from jdmm.inference.gaussian import Moments
 
 MODALITIES = (Modality("x", features=2), Modality("label", likelihood=Categorical(3)))
 X = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
@@ -16,15 +15,15 @@ SERIES = series_from_arrays({"x": X, "label": LABEL}, lengths=np.array([4, 3]))
 
 
 def prediction(mean_x, mean_label, pit=0.5, crps=1.0, log_prob=-2.0):
-    def every(number):
-        return {"x": np.full((2, 4, 2), number), "label": np.full((2, 4, 1), 10 * number)}
-
-    mean = {"x": mean_x, "label": np.reshape(mean_label, (2, 4, 1))}
-    states = Moments(np.zeros((2, 4, 1)), np.ones((2, 4, 1)))
-    empty = every(0.0)
-    fields = dict(sd=empty, lower=empty, upper=empty, pit=every(pit), crps=every(crps))
-    absent = dict(probabilities={}, expected={}, samples={})
-    return Prediction(mean=mean, log_prob=every(log_prob), states=states, **fields, **absent)
+    """As of a model: labels have a density, but neither intervals nor a CRPS."""
+    numbers = {"pit": pit, "crps": crps, "sd": 1.0}
+    fields = {name: {"x": np.full((2, 4, 2), number)} for name, number in numbers.items()}
+    fields["mean"] = {"x": mean_x, "label": np.reshape(mean_label, (2, 4, 1))}
+    fields["log_prob"] = {
+        "x": np.full((2, 4, 2), log_prob),
+        "label": np.full((2, 4, 1), 10 * log_prob),
+    }
+    return Prediction(**{**dict.fromkeys(Prediction._fields, {}), **fields})  # type: ignore[arg-type]
 
 
 def show(x_steps, label_steps):
@@ -56,7 +55,7 @@ def test_accuracy_is_of_the_hidden_classes_or_of_all():
 def test_intervals_are_of_hidden_numbers_and_densities_of_all_hidden_values():
     found = scores.score(prediction(X, LABEL), show(2, 3), Split(SERIES), MODALITIES)
     assert found["coverage50"] == found["coverage95"] == 1.0
-    assert found["crps"] == pytest.approx(1.0)  # not those of the labels, which are 10
+    assert found["crps"] == pytest.approx(1.0)
     hidden_x, hidden_labels = 2 * 2 + 1 * 2, 1
     assert found["nll"] == pytest.approx(
         (2.0 * hidden_x + 20.0 * hidden_labels) / (hidden_x + hidden_labels)

@@ -148,6 +148,8 @@ def test_inference_from_a_file(finished, tmp_path):
     np.testing.assert_array_equal(found["lengths"], [6, 5])
     assert found["sensor_mean"].shape == (2, 6, 2) and found["label_mean"].shape == (2, 6, 1)
     assert (found["sensor_lower"] < found["sensor_upper"]).all()
+    np.testing.assert_allclose(found["label_probabilities"].sum(-1), np.ones((2, 6, 1)), rtol=1e-5)
+    assert "label_sd" not in found
     write_npz(source, {"label": np.full((1, 4), 7.0)})
     with pytest.raises(InputError, match=f"{source}: expected whole numbers from 0 to 2 .* got 7"):
         run.infer_file(workdir, source, output)
