@@ -45,6 +45,11 @@ class Modality:
             )
 
 
+def by_name(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The modalities ordered by name, for models whose weights depend on their order."""
+    return tuple(sorted(modalities, key=lambda modality: modality.name))
+
+
 def check_modalities(modalities: Sequence[Modality]) -> None:
     """Checks that a model can be made of these modalities.
 

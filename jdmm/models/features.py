@@ -3,7 +3,7 @@
 import jax
 from jax import numpy as jnp
 
-from jdmm.data.modality import Modality
+from jdmm.data.modality import Modality, by_name
 from jdmm.errors import InputError
 from jdmm.likelihoods import Normal, Raw, unconstrain_sd
 from jdmm.series import Series
@@ -43,7 +43,7 @@ def split_features(
     """Raw outputs of each modality from means ``(..., feature)`` and sd that broadcast to them."""
     raw_sd = jnp.broadcast_to(unconstrain_sd(sd), mean.shape)
     raw, start = {}, 0
-    for modality in sorted(modalities, key=lambda each: each.name):
+    for modality in by_name(modalities):
         own = slice(start, start + modality.features)
         raw[modality.name] = (mean[..., own], raw_sd[..., own])
         start += modality.features

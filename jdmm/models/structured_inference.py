@@ -14,7 +14,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jdmm.data.modality import Modality
+from jdmm.data.modality import Modality, by_name
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian
 from jdmm.inference.gaussian import Moments
@@ -122,8 +122,8 @@ class StructuredInference(DynamicalVAE):
 
     @property
     def networks(self) -> Networks:
-        """The Flax module."""
-        return Networks(self.modalities, self.latent, self.hidden)
+        """The Flax module; its layers take the modalities ordered by name, as series hold them."""
+        return Networks(by_name(self.modalities), self.latent, self.hidden)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables."""
@@ -132,7 +132,7 @@ class StructuredInference(DynamicalVAE):
         def touch(networks: Networks) -> None:
             state = jnp.zeros((self.latent, 1))
             summary = []
-            for modality in self.modalities:
+            for modality in by_name(self.modalities):
                 value = jnp.zeros((modality.features, 1))
                 features = networks.embed(modality.name, value, value > 0)
                 gates = networks.gates(modality.name, features)
@@ -188,7 +188,7 @@ class StructuredInference(DynamicalVAE):
         embed, gates = own(Networks.embed), own(Networks.gates)
         advance, start = own(Networks.step), own(Networks.start)
         features, inputs, seen = {}, {}, {}
-        for modality in self.modalities:
+        for modality in by_name(self.modalities):
             name = modality.name
             values, observed = (
                 jnp.moveaxis(leaf[name], (1, 2), (0, 1))  # (time, feature, batch)

@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jax import numpy as jnp
 
-from jdmm.data.modality import Modality
+from jdmm.data.modality import Modality, by_name
 from jdmm.inference import gaussian
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.smoothing import PosteriorPath
@@ -129,8 +129,8 @@ class VRNN(DynamicalVAE):
 
     @property
     def networks(self) -> Networks:
-        """The Flax module."""
-        return Networks(self.modalities, self.latent, self.hidden)
+        """The Flax module; its layers take the modalities ordered by name, as series hold them."""
+        return Networks(by_name(self.modalities), self.latent, self.hidden)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables for series of this form."""
