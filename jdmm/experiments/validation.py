@@ -52,6 +52,7 @@ def validation_scorer(
             brier = jnp.zeros(len(names))
             for name, weight in weights.items():
                 probabilities = model.likelihoods[name].probabilities(raw[name])
+                assert probabilities is not None  # of a categorical likelihood
                 each = weight * brier_score(probabilities, targets.values[name])
                 brier += jnp.sum(each.reshape(len(names), -1), 1)
             found["brier"] = jnp.maximum(brier, LEAST_BRIER_SCORE)
