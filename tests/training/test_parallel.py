@@ -64,10 +64,10 @@ def two(command: list[str], port: int | None = None, **variables: str) -> list[s
 
 @pytest.fixture(scope="module")
 def on_virtual_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-    """Results of 50 steps on 1, 2, 4 and 8 devices of one process."""
+    """Results of 50 steps on 1, 2 and 8 devices of one process."""
     output = tmp_path_factory.mktemp("parallel") / "devices.npz"
     subprocess.run(
-        [sys.executable, RUN, output, "1", "2", "4", "8"], env=environment(8), check=True
+        [sys.executable, RUN, output, "1", "2", "8"], env=environment(8), check=True
     )
     with np.load(output) as found:
         return dict(found)
@@ -78,7 +78,7 @@ def check(found: dict[str, np.ndarray], name: str, expected: dict[str, np.ndarra
         np.testing.assert_allclose(found[kind + name], expected[kind + "1"], 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("count", ["2", "4", "8"])
+@pytest.mark.parametrize("count", ["2", "8"])
 def test_devices_change_nothing(on_virtual_devices, count):
     """Losses and variables of 50 steps, within 1e-5 of those on one device."""
     check(on_virtual_devices, count, on_virtual_devices)
