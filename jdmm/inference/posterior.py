@@ -1,6 +1,6 @@
 """Posteriors over whole sequences: the recursions applied to a deep Markov model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from jdmm.likelihoods import Raw
 from jdmm.series import Array, Series
 
 PARTICLES, SIGMA_POINTS = "particles", "sigma_points"
+
+States = Array | Mapping[str, Array]
+"""States for all modalities, or for each its own."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,15 @@ class StateSpaceModel:
         forward: p(z_t | z_{t-1}) / p(z_t).
         backward: p(z_t | z_{t+1}) / p(z_t).
         encode: each modality's evidence ``(batch, time, latent)``, (0, 0) where it is missing.
-        decode: a modality's raw emission outputs ``(..., feature)`` from states ``(..., latent)``.
+        decode: raw emission outputs ``(..., feature)`` of every modality from states
+            ``(..., latent)``; given ``modality -> states``, of those modalities from their own.
     """
 
     prior: Moments
     forward: Transition
     backward: Transition
     encode: Callable[[Series], dict[str, Gaussian]]
-    decode: Callable[[str, Any], Raw]
+    decode: Callable[[States], dict[str, Raw]]
 
     @property
     def latent(self) -> int:

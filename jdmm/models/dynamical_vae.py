@@ -17,7 +17,9 @@ from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
 from jdmm.inference import filtering
+from jdmm.inference.posterior import States
 from jdmm.inference.smoothing import PosteriorPath
+from jdmm.likelihoods import Raw
 from jdmm.models import objectives
 from jdmm.models.base import (
     Config,
@@ -110,7 +112,7 @@ class DynamicalVAE(GradientModel):
 
         keep = jnp.array([[name in observed for name in names] for observed, _ in views])
         nll, divergence = objectives.evidence_lower_bound(
-            lambda name, states: self.emissions(variables, states)[name],
+            lambda states: self.decode(variables, states),
             self.likelihoods,
             targets,
             jax.vmap(path)(keep),
@@ -118,6 +120,12 @@ class DynamicalVAE(GradientModel):
             self.multipliers,
         )
         return Loss({"smoother_nll": nll, "smoother_kl": divergence}, jnp.sum(targets.valid))
+
+    def decode(self, variables: Variables, states: States) -> dict[str, Raw]:
+        """`emissions`, also of ``modality -> states`` for those modalities only."""
+        if not isinstance(states, Mapping):
+            return self.emissions(variables, states)
+        return {name: self.emissions(variables, own)[name] for name, own in states.items()}
 
     def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
         """The recursion of posterior means, ``(batch, time, ...)``."""

@@ -10,8 +10,10 @@ from jax import numpy as jnp
 from jdmm.data.modality import Modality
 from jdmm.errors import InputError
 from jdmm.inference import gaussian
-from jdmm.inference.gaussian import Gaussian
-from jdmm.likelihoods import Categorical
+from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.posterior import States
+from jdmm.likelihoods import Categorical, Raw
+from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.series import Series
 
@@ -56,7 +58,7 @@ def refuse_encoders(modalities: tuple[Modality, ...], model: str) -> None:
 def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -> jax.Array:
     """The inputs of a plain layer from ``(..., feature)``: numbers, or one-hot categories.
 
-    With more than one feature the mask is part of them, because a 0 may be a value or a gap.
+    With more than one feature the mask is part of the inputs, because a 0 may be a value or a gap.
     """
     if isinstance(modality.likelihood, Categorical):
         onehot = jax.nn.one_hot(values.astype(jnp.int32), modality.likelihood.classes)
@@ -66,17 +68,30 @@ def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -
     return values
 
 
+def masked_values(series: Series) -> dict[str, jax.Array]:
+    """The values, 0 where they are not observed, whatever the series hold there."""
+    return {
+        name: jnp.where(series.observed[name], values, 0.0)
+        for name, values in series.values.items()
+    }
+
+
 def bind(networks: nn.Module, variables: Any) -> Callable[..., Callable[..., Any]]:
     """The methods of a module as pure functions: ``bind(networks, variables)(Networks.decode)``."""
     return lambda method: lambda *inputs: networks.apply(variables, *inputs, method=method)
 
 
-def evidence_of(encoders: Mapping[str, nn.Module], series: Series) -> dict[str, Gaussian]:
+def evidence_of(encoders: NetworkGroups, series: Series) -> dict[str, Gaussian]:
     """Each modality's evidence p(z | x) / p(z), (0, 0) where all its features are missing."""
-    return {
-        name: gaussian.mask(
-            gaussian.natural(encoder(series.values[name], series.observed[name])),
-            jnp.any(series.observed[name], -1, keepdims=True),
-        )
-        for name, encoder in encoders.items()
-    }
+
+    def evidence(encoder: Callable[..., Moments], values: Any, observed: Any) -> Gaussian:
+        given = gaussian.natural(encoder(values, observed))
+        return gaussian.mask(given, jnp.any(observed, -1, keepdims=True))
+
+    return encoders.map(evidence, masked_values(series), series.observed)
+
+
+def raw_outputs(decoders: NetworkGroups, states: States) -> dict[str, Raw]:
+    """Raw outputs of every modality's likelihood from states ``(..., state)``, or its own."""
+    own = states if isinstance(states, Mapping) else dict.fromkeys(decoders, states)
+    return decoders.map(lambda decoder, each: decoder(each), own)

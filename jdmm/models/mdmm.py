@@ -5,6 +5,7 @@ AAAI 2020.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
@@ -27,7 +28,8 @@ from jdmm.models.base import (
     check_multipliers,
     fields_of,
 )
-from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder
+from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder, raw_outputs
+from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
 from jdmm.series import Series
@@ -63,14 +65,6 @@ class Networks(nn.Module):
         """The stationary prior p(z), ``(latent,)``."""
         return Moments(self.prior_mean, (jnp.exp(self.prior_log_sd) + SD_FLOOR) ** 2)
 
-    def encode(self, series: Series) -> dict[str, Gaussian]:
-        """Each modality's evidence p(z | x) / p(z), (0, 0) where all its features are missing."""
-        return evidence_of(self.encoders, series)
-
-    def decode(self, modality: str, states: jax.Array) -> Raw:
-        """Raw outputs of the modality's likelihood."""
-        return self.decoders[modality](states)
-
     def step_forward(self, state: jax.Array) -> Moments:
         """p(z_t | z_{t-1}) / p(z_t)."""
         return self.forward_transition(state)
@@ -81,10 +75,10 @@ class Networks(nn.Module):
 
     def __call__(self, series: Series) -> None:
         """Uses every parameter once, for `init`."""
-        self.encode(series)
         state = self.prior().mean
-        for modality in self.modalities:
-            self.decode(modality.name, state)
+        for name in self.encoders:
+            self.encoders[name](series.values[name], series.observed[name])
+            self.decoders[name](state)
         self.step_forward(state)
         self.step_backward(state)
 
@@ -153,18 +147,21 @@ class MDMM(GradientModel):
 
     def state_space(self, variables: Variables) -> StateSpaceModel:
         """The model as pure functions, for the recursions of `jdmm.inference`."""
-        method = bind(self.networks, variables)
+        networks, method = self.networks.bind(variables), bind(self.networks, variables)
+        groups = modality_groups(self.modalities)
+        encoders = NetworkGroups(networks.encoders, groups)
+        decoders = NetworkGroups(networks.decoders, groups)
 
         def encode(series: Series) -> dict[str, Gaussian]:
             self.check(series)
-            return method(Networks.encode)(series)
+            return evidence_of(encoders, series)
 
         return StateSpaceModel(
-            prior=method(Networks.prior)(),
+            prior=networks.prior(),
             forward=method(Networks.step_forward),
             backward=method(Networks.step_backward),
             encode=encode,
-            decode=method(Networks.decode),
+            decode=partial(raw_outputs, decoders),
         )
 
     def loss(
@@ -195,8 +192,7 @@ class MDMM(GradientModel):
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        ssm = self.state_space(variables)
-        return {m.name: ssm.decode(m.name, states) for m in self.modalities}
+        return self.state_space(variables).decode(states)
 
     def _prior_samples(
         self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool

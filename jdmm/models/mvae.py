@@ -13,12 +13,14 @@ from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
 from jdmm.inference import gaussian
-from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.posterior import States
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
 from jdmm.models.base import Variables
 from jdmm.models.dynamical_vae import DynamicalVAE
-from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder
+from jdmm.models.emission import evidence_of, make_decoder, make_encoder, raw_outputs
+from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.series import Series
 
 
@@ -34,17 +36,12 @@ class Networks(nn.Module):
         self.encoders = {m.name: make_encoder(m, self.latent, self.hidden) for m in self.modalities}
         self.decoders = {m.name: make_decoder(m, self.hidden) for m in self.modalities}
 
-    def encode(self, series: Series) -> Gaussian:
-        """The product of the experts, (0, 0) where nothing is observed."""
-        return gaussian.product(*evidence_of(self.encoders, series).values())
-
-    def decode(self, states: jax.Array) -> dict[str, Raw]:
-        """Raw outputs of every modality's likelihood."""
-        return {name: decoder(states) for name, decoder in self.decoders.items()}
-
     def __call__(self, series: Series) -> None:
         """Uses every parameter once, for `init`."""
-        self.decode(self.encode(series).weighted_mean)
+        state = jnp.zeros(self.latent)
+        for name in self.encoders:
+            self.encoders[name](series.values[name], series.observed[name])
+            self.decoders[name](state)
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,20 @@ class MVAE(DynamicalVAE):
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        return bind(self.networks, variables)(Networks.decode)(states)
+        return self.decode(variables, states)
+
+    def decode(self, variables: Variables, states: States) -> dict[str, Raw]:
+        """`emissions`, also of ``modality -> states`` for those modalities only."""
+        decoders = self.networks.bind(variables).decoders
+        return raw_outputs(NetworkGroups(decoders, modality_groups(self.modalities)), states)
 
     def posterior_path(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
     ) -> PosteriorPath:
         """All steps at once; without `key` the states are posterior means."""
-        evidence = bind(self.networks, variables)(Networks.encode)(series)
+        encoders = self.networks.bind(variables).encoders
+        groups = NetworkGroups(encoders, modality_groups(self.modalities))
+        evidence = gaussian.product(*evidence_of(groups, series).values())
         prior = Moments(jnp.zeros_like(evidence.precision), jnp.ones_like(evidence.precision))
         posterior = gaussian.moments(gaussian.product(gaussian.natural(prior), evidence))
         noise = jnp.moveaxis(self.noise(series, key, scale), -1, 0)

@@ -19,9 +19,10 @@ from jax import numpy as jnp
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian, smoothing
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Quadrature, StateSpaceModel
+from jdmm.inference.posterior import Quadrature, States, StateSpaceModel
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
+from jdmm.models.grouping import map_groups
 from jdmm.series import Series
 
 Views = Sequence[tuple[tuple[str, ...], float]]
@@ -234,7 +235,7 @@ def views(names: Sequence[str], unimodal: float) -> Views:
 
 
 def evidence_lower_bound(
-    decode: Callable[[str, jax.Array], Raw],
+    decode: Callable[[States], dict[str, Raw]],
     likelihoods: Mapping[str, Likelihood],
     targets: Series,
     path: PosteriorPath,
@@ -244,7 +245,7 @@ def evidence_lower_bound(
     """Negative log-likelihoods and divergences of the evidence lower bounds, in nats.
 
     Args:
-        decode: modality and states -> raw emission outputs.
+        decode: raw emission outputs of the modalities; see `StateSpaceModel.decode`.
         likelihoods: modality -> likelihood.
         targets: what is scored; a view scores the modalities that it observes.
         path: one per view, ``(view, batch, time, ...)``.
@@ -252,15 +253,37 @@ def evidence_lower_bound(
         multipliers: modality -> lambda_m of its log-likelihood, 1 where not given.
     """
     share = jnp.array([weight for _, weight in views])[:, None, None]
+    rows = {
+        modality: [row for row, (names, _) in enumerate(views) if modality in names]
+        for modality in targets.values
+    }
+    states: States = path.states
+    if len(views) > 1:
+        states = {m: jnp.stack([path.states[row] for row in own]) for m, own in rows.items()}
+    weights = {
+        modality: share[jnp.array(own)][..., None] * multipliers.get(modality, 1.0)
+        for modality, own in rows.items()
+    }
+
+    def weighted_log_prob(
+        likelihood: Likelihood, raw: Raw, value: jax.Array, observed: jax.Array, weight: jax.Array
+    ) -> jax.Array:
+        value = jnp.broadcast_to(value[None], (len(weight), *value.shape))
+        scored = jnp.where(observed[None], likelihood.log_prob(raw, value), 0.0)
+        return jnp.sum(weight * scored)
+
+    own_likelihoods = {modality: likelihoods[modality] for modality in targets.values}
+    log_probs = map_groups(
+        weighted_log_prob,
+        own_likelihoods,
+        decode(states),
+        targets.values,
+        targets.observed,
+        weights,
+    )
     nll = jnp.zeros(())
-    for modality, target in targets.values.items():
-        rows = [row for row, (names, _) in enumerate(views) if modality in names]
-        raw = decode(modality, jnp.stack([path.states[row] for row in rows]))
-        value = jnp.broadcast_to(target[None], (len(rows), *target.shape))
-        log_prob = likelihoods[modality].log_prob(raw, value)
-        scored = jnp.where(targets.observed[modality][None], log_prob, 0.0)
-        weight = share[jnp.array(rows)][..., None] * multipliers.get(modality, 1.0)
-        nll -= jnp.sum(weight * scored)
+    for log_prob in log_probs.values():
+        nll -= log_prob
     steps = jnp.sum(gaussian.kl(path.posterior, path.prior), -1)
     return nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))
 

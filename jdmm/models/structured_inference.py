@@ -22,7 +22,7 @@ from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw, constrain_sd
 from jdmm.models.base import Variables
 from jdmm.models.dynamical_vae import DynamicalVAE
-from jdmm.models.emission import bind, make_decoder, network_inputs, refuse_encoders
+from jdmm.models.emission import bind, make_decoder, masked_values, network_inputs, refuse_encoders
 from jdmm.networks import GRU, GatedTransition, StateDense, passthrough_initializers
 from jdmm.series import Series
 
@@ -187,12 +187,13 @@ class StructuredInference(DynamicalVAE):
         own = bind(self.networks, variables)
         embed, gates = own(Networks.embed), own(Networks.gates)
         advance, start = own(Networks.step), own(Networks.start)
+        given = masked_values(series)
         features, inputs, seen = {}, {}, {}
         for modality in by_name(self.modalities):
             name = modality.name
             values, observed = (
                 jnp.moveaxis(leaf[name], (1, 2), (0, 1))  # (time, feature, batch)
-                for leaf in (series.values, series.observed)
+                for leaf in (given, series.observed)
             )
             seen[name] = jnp.any(observed, 1)
             features[name] = jax.vmap(lambda *step, name=name: embed(name, *step))(values, observed)

@@ -24,7 +24,7 @@ from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Normal, NormalMixture, Raw
 from jdmm.models.base import GradientModel, Variables, check_at_least, check_multipliers
 from jdmm.models.dynamical_vae import DynamicalVAE
-from jdmm.models.emission import make_decoder, network_inputs, refuse_encoders
+from jdmm.models.emission import make_decoder, masked_values, network_inputs, refuse_encoders
 from jdmm.networks import MLPEncoder
 from jdmm.series import Series
 
@@ -163,7 +163,7 @@ class VRNN(DynamicalVAE):
             return self.networks.apply(variables, memory, *inputs, method=Networks.step)
 
         inputs = jax.tree.map(
-            lambda leaf: jnp.swapaxes(leaf, 0, 1), (series.values, series.observed)
+            lambda leaf: jnp.swapaxes(leaf, 0, 1), (masked_values(series), series.observed)
         )
         noise = jnp.swapaxes(self.noise(series, noise_key, scale), 1, 2)
         _, path = jax.lax.scan(

@@ -59,6 +59,14 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
 """Case -> name in `MODELS`, and the model."""
 
 EACH = pytest.mark.parametrize("case", TINY)
+
+
+def each_of(kind: type) -> Any:
+    return pytest.mark.parametrize(
+        "case", [case for case, (_, model) in TINY.items() if isinstance(model, kind)]
+    )
+
+
 STEPS, COUNT = 5, 2
 KEY = jax.random.key(0)
 
@@ -159,9 +167,7 @@ def test_neighbours_and_padding_change_nothing(case):
     """A series by itself, unpadded, has the results that it has in the batch."""
     series = data()
     length = int(series.lengths[1])
-    cut = jax.tree.map(
-        lambda leaf: leaf[1:2, :length] if leaf.ndim == 3 else leaf[1:2], series
-    )
+    cut = jax.tree.map(lambda leaf: leaf[1:2, :length] if leaf.ndim == 3 else leaf[1:2], series)
     expected = programs(case)[0]
     together = jax.tree.map(lambda leaf: leaf[1:2, :length], expected(variables(case), series))
     alone = expected(variables(case), cut)
@@ -199,13 +205,12 @@ def test_prior_samples(case):
             model.prior_samples(variables(case), KEY, count, num_steps)
 
 
-@EACH
+@each_of(GradientModel)
 @pytest.mark.parametrize("num_steps", [STEPS, 1])
 def test_loss_and_gradient_are_finite(case, num_steps):
     """Of series that show some values, nothing, and everything."""
     model = TINY[case][1]
-    if not isinstance(model, GradientModel):
-        pytest.skip("is not trained step by step")
+    assert isinstance(model, GradientModel)
     each = [data(missing, num_steps).take(slice(0, 2)) for missing in (0.4, 1.0, 0.0)]
     series = jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
 
@@ -219,22 +224,20 @@ def test_loss_and_gradient_are_finite(case, num_steps):
     chex.assert_tree_all_finite(gradient)
 
 
-@EACH
+@each_of(ExactLikelihood)
 def test_exact_likelihoods_add_up_over_series(case):
     model, series = TINY[case][1], data()
-    if not isinstance(model, ExactLikelihood):
-        pytest.skip("does not know its likelihood")
+    assert isinstance(model, ExactLikelihood)
     found = model.log_likelihood(variables(case), series)
     assert found.shape == (3,) and np.isfinite(found).all()
     alone = model.log_likelihood(variables(case), series.take(slice(1, 2)))
     np.testing.assert_allclose(alone, found[1:2], rtol=1e-4)
 
 
-@EACH
+@each_of(SelfFittingModel)
 def test_fitting_reports_its_iterations(case):
     model = TINY[case][1]
-    if not isinstance(model, SelfFittingModel):
-        pytest.skip("is trained step by step")
+    assert isinstance(model, SelfFittingModel)
     reports: list[dict[str, float]] = []
     model.fit(data(), reports.append)
     assert [report["iteration"] for report in reports] == list(range(len(reports))) and reports

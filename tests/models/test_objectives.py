@@ -42,10 +42,9 @@ def linear_parts(weighted_mean: float = 0.0) -> StateSpaceModel:
             )
         }
 
-    def decode(modality, states):
-        del modality
+    def decode(states):
         raw_sd = jnp.log(jnp.expm1(NOISE - SD_FLOOR))  # the inverse of softplus
-        return states, jnp.full_like(states, raw_sd)
+        return {"x": (states, jnp.full_like(states, raw_sd))}
 
     prior = Moments(jnp.zeros(1), jnp.ones(1))
     return StateSpaceModel(prior, transition, transition, encode, decode)

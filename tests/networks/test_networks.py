@@ -257,4 +257,4 @@ def test_parts_bind_each_network_to_its_own_parameters(name):
     for modality in "xy":
         decoder = params[f"decoders_{modality}"]
         mean = affine(decoder["output_0"], relu(affine(decoder["hidden_layer"], z)))
-        np.testing.assert_allclose(ssm.decode(modality, jnp.array(z))[0], mean, rtol=1e-10)
+        np.testing.assert_allclose(ssm.decode(jnp.array(z))[modality][0], mean, rtol=1e-10)

@@ -66,9 +66,7 @@ def two(command: list[str], port: int | None = None, **variables: str) -> list[s
 def on_virtual_devices(tmp_path_factory) -> dict[str, np.ndarray]:
     """Results of 50 steps on 1, 2 and 8 devices of one process."""
     output = tmp_path_factory.mktemp("parallel") / "devices.npz"
-    subprocess.run(
-        [sys.executable, RUN, output, "1", "2", "8"], env=environment(8), check=True
-    )
+    subprocess.run([sys.executable, RUN, output, "1", "2", "8"], env=environment(8), check=True)
     with np.load(output) as found:
         return dict(found)
 

@@ -1,0 +1,146 @@
+"""Modalities of one form, computed as one.
+
+Every modality has parameters of its own. A program that computes many modalities one after the
+other takes minutes to compile. Modalities of equal form are therefore a group: their parameters and
+arrays are stacked, and one network or likelihood is mapped over them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from jdmm.data.modality import Modality
+
+MIN_GROUP = 4
+"""Smaller groups are computed one after the other."""
+
+Groups = Sequence[Sequence[str]]
+"""Names of the modalities of each group."""
+
+
+def modality_groups(modalities: Sequence[Modality]) -> Groups:
+    """The modalities that share a computation: at least `MIN_GROUP` of one form.
+
+    The form is the number of features and the likelihood, which determine the default networks.
+    Modalities with their own networks are computed one by one: a convolution with stacked kernels
+    takes ten times as long on a CPU.
+    """
+    forms = {
+        m.name: (m.features, m.likelihood)
+        for m in modalities
+        if m.encoder is None and m.decoder is None
+    }
+    return [names for names in _group_equal(forms) if len(names) >= MIN_GROUP]
+
+
+class NetworkGroups:
+    """One network per modality, the parameters of each group stacked once.
+
+    Args:
+        networks: modality -> submodule of a bound module.
+        groups: of `modality_groups`; by default every network is computed by itself.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], groups: Groups = ()) -> None:
+        """Stacks the parameters of each group."""
+        unbound = {name: network.unbind() for name, network in networks.items()}
+        self._modules = {name: module for name, (module, _) in unbound.items()}
+        self._variables = {name: variables for name, (_, variables) in unbound.items()}
+        self._groups = [list(names) for names in groups]
+        self._alone = [name for name in networks if not any(name in names for names in groups)]
+        self._stacked = []
+        for names in self._groups:
+            stacked, _ = _stack([self._variables[name] for name in names])
+            self._stacked.append(stacked)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the modalities."""
+        return iter(self._modules)
+
+    def map(self, function: Callable[..., Any], *inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """``modality -> function(network, *inputs)``.
+
+        Args:
+            function: pure, of a network ``(*arrays) -> outputs`` and the inputs of one modality.
+            inputs: each modality -> tree of arrays; an array that a group shares is not stacked.
+        """
+
+        def one(name: str, variables: Any, *own: Any) -> Any:
+            return function(partial(self._modules[name].apply, variables), *own)
+
+        outputs = {
+            name: one(name, self._variables[name], *(each[name] for each in inputs))
+            for name in self._alone
+        }
+        for names, stacked in zip(self._groups, self._stacked, strict=True):
+            outputs |= _map_stacked(partial(one, names[0]), names, inputs, (stacked, 0))
+        return {name: outputs[name] for name in self._modules}
+
+
+def map_groups(
+    function: Callable[..., Any], forms: Mapping[str, Any], *inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``name -> function(form, *inputs)``, mapped over equal forms with inputs of equal shapes.
+
+    Args:
+        function: pure, of a form and the inputs of one name.
+        forms: name -> what does not change within a group, compared by ``==``.
+        inputs: each name -> tree of arrays.
+    """
+    outputs = {}
+    keys = {n: (form, [_shapes(each[n]) for each in inputs]) for n, form in forms.items()}
+    for names in _group_equal(keys):
+        own = partial(function, forms[names[0]])
+        if len(names) >= MIN_GROUP:
+            outputs |= _map_stacked(own, names, inputs)
+        else:
+            outputs |= {n: own(*(each[n] for each in inputs)) for n in names}
+    return {name: outputs[name] for name in forms}
+
+
+def _group_equal(forms: Mapping[str, Any]) -> list[list[str]]:
+    groups: list[tuple[Any, list[str]]] = []
+    for name, form in forms.items():
+        for known, names in groups:
+            if known == form:
+                names.append(name)
+                break
+        else:
+            groups.append((form, [name]))
+    return [names for _, names in groups]
+
+
+def _stack(trees: Sequence[Any]) -> tuple[Any, int | None]:
+    """Trees of one form stacked, and the axis; one that all share stays as it is, axis None."""
+    if all(tree is trees[0] for tree in trees):
+        return trees[0], None
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), 0
+
+
+def _map_stacked(
+    function: Callable[..., Any],
+    names: Sequence[str],
+    inputs: Sequence[Mapping[str, Any]],
+    *stacked: tuple[Any, int | None],
+) -> dict[str, Any]:
+    """``name -> function(*stacked, *inputs)`` of a group."""
+    every = [*stacked, *(_stack([each[name] for name in names]) for each in inputs)]
+    arrays, axes = zip(*every, strict=True)
+    leaves, structure = jax.tree.flatten(jax.vmap(function, axes)(*arrays))
+    # the gradient of a split is one concatenation, that of indexing a sum of padded arrays
+    pieces = [jax.lax.split(leaf, (1,) * len(names)) for leaf in leaves]
+    rows = zip(*pieces, strict=True)
+    return {
+        name: structure.unflatten(piece[0] for piece in row)
+        for name, row in zip(names, rows, strict=True)
+    }
+
+
+def _shapes(tree: Any) -> Any:
+    """Shapes and types of a tree of arrays, to be compared."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
