@@ -33,3 +33,10 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_compiled_programs():
+    """Frees the compiled programs of each file, which add up to gigabytes."""
+    yield
+    jax.clear_caches()

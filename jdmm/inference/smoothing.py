@@ -29,8 +29,8 @@ class PosteriorPath(NamedTuple):
 
     prior: p(z_t | z_{t-1}), p(z_1) at the first step.
     posterior: q(z_t | z_{t-1}, x), the distribution that z_t was sampled from.
-    states: z_t, a sample of the posterior, or its mean where the noise is 0. The states of some
-        models hold more than z for their emissions, behind it.
+    states: z_t, a sample of the posterior, or its mean where the noise is 0. Some models append
+        what their emissions need besides z.
     """
 
     prior: Moments

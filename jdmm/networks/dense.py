@@ -15,6 +15,11 @@ class StateDense(nn.Module):
 
     With the long axis last, XLA's small matrix products on the CPU run several times faster than
     `nn.Dense` with the features last, and so does everything elementwise that follows.
+
+    Attributes:
+        units: number of outputs.
+        kernel_start: initializer of the kernel.
+        bias_start: initial value of all biases.
     """
 
     units: int
@@ -30,24 +35,30 @@ class StateDense(nn.Module):
 
 
 def passthrough_initializers(count: int) -> tuple[Initializer, Callable[[float], Initializer]]:
-    """Starts of a layer of rectified units, and of those behind it, that hand an input on.
+    """Initializers of two layers, with a ReLU between them, that pass the first inputs through.
 
-    The first `count` units start as the first `count` inputs z, as many as -z: their difference is
-    z. The other units start without z, at random. The second start is ``share -> start`` of a
-    layer of which as many outputs are `share` times z, beside what the other units give.
+    The first `count` hidden units are the first `count` inputs z, the next `count` are -z; after
+    the ReLU their difference is z. The other hidden units are independent of z and random.
+
+    Args:
+        count: number of inputs that pass through.
+
+    Returns:
+        The initializer of the first kernel, and a function ``share -> initializer`` of the second
+        one, whose first outputs start as ``share * z`` plus a random function of the other units.
     """
 
-    def into(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+    def first(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
         kernel = lecun_normal()(key, shape, dtype).at[:, : 2 * count].set(0).at[:count].set(0)
         same = jnp.eye(count, dtype=dtype)
         return kernel.at[:count, : 2 * count].set(jnp.concatenate([same, -same], 1))
 
-    def out(share: float) -> Initializer:
-        def start(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+    def second(share: float) -> Initializer:
+        def initializer(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
             same = share * jnp.eye(count, shape[1], dtype=dtype)
             own = jnp.concatenate([same, -same])
             return lecun_normal()(key, shape, dtype).at[: 2 * count].set(own)
 
-        return start
+        return initializer
 
-    return into, out
+    return first, second

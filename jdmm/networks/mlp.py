@@ -37,7 +37,7 @@ class LabelEncoder(nn.Module):
     @nn.compact
     def __call__(self, values: jax.Array, observed: jax.Array) -> Moments:
         """Moments ``(..., latent)`` from labels ``(..., 1)``."""
-        del observed  # a label is one feature: where it is missing the evidence is masked
+        del observed  # a missing label is the whole modality, whose evidence is masked
         label = values[..., 0].astype(jnp.int32)
         embedded = nn.relu(nn.Embed(self.classes, self.hidden, name="embedding")(label))
         mlp = MLPEncoder(self.latent, self.hidden, name="mlp")
@@ -45,7 +45,7 @@ class LabelEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """z -> the raw outputs of a likelihood, from one hidden layer shared by them."""
+    """z -> the raw outputs of a likelihood, which share one hidden layer."""
 
     features: int
     likelihood: Likelihood

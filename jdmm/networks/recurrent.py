@@ -10,14 +10,14 @@ from jdmm.networks.dense import StateDense
 class GRU(nn.Module):
     """A gated recurrent unit (Cho et al. 2014) over states ``(units, n)``.
 
-    What the inputs give to its gates can be worked out for all steps at once; `nn.GRUCell` does
-    both in every step, with features last.
+    The contribution of the inputs to the gates can be computed for all steps at once. `nn.GRUCell`
+    computes both contributions in every step, with features last.
     """
 
     units: int
 
     def setup(self) -> None:
-        """Makes the layers of the reset gate, the update gate and the candidate."""
+        """Makes the layers, each for the reset gate, the update gate and the candidate."""
         self.of_inputs = StateDense(3 * self.units)
         self.of_state = StateDense(3 * self.units)
 

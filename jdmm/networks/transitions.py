@@ -11,15 +11,15 @@ from jdmm.networks.dense import StateDense
 
 
 class GatedTransition(nn.Module):
-    """z -> N(mean, sd^2): a gate mixes a linear and a nonlinear guess.
+    """z -> N(mean, sd^2); a gate mixes a linear and a nonlinear mean.
 
-    As a quotient of densities it is p(z' | z) / p(z'), an expert to be multiplied by the prior.
+    As a quotient of densities it is p(z' | z) / p(z'), an expert that multiplies the prior.
 
     Attributes:
         latent: D.
         hidden: H.
-        identity: whether the mean starts near the state itself: the linear guess as the identity
-            (Krishnan et al. 2017), the gate almost closed.
+        identity: whether the mean starts near the state itself, with the identity as linear part
+            (Krishnan et al. 2017) and the gate almost closed.
     """
 
     latent: int
