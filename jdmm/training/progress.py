@@ -222,8 +222,9 @@ def _validation_scores(progress: Progress, score: Scorer) -> np.ndarray:
     scores = np.ravel(figures["score"])
     if np.isnan(scores).any():
         raise DivergenceError(
-            f"the validation score is nan after epoch {progress.records[0]['epoch']}: training "
-            "stopped; try a lower learning_rate or a smaller clip_norm"
+            f"the validation score is nan at step {progress.steps} (epoch "
+            f"{progress.records[0]['epoch']}): training stopped; try a lower learning_rate or a "
+            "smaller clip_norm"
         )
     return scores
 
