@@ -109,8 +109,8 @@ class VRNN(DynamicalVAE):
         check_at_least("loss.unimodal", self.unimodal, 0)
         check_multipliers(self.multipliers, self.modalities)
         refuse_encoders(self.modalities, "a VRNN")
-        likelihoods = [modality.likelihood for modality in self.modalities]
-        if self.components > 1 and not any(isinstance(own, Normal) for own in likelihoods):
+        real = (Normal(), NormalMixture(self.components))  # the latter where a model is copied
+        if self.components > 1 and not any(m.likelihood in real for m in self.modalities):
             raise InputError(
                 f"expected model.components of 1 without a Normal modality, got {self.components}"
             )

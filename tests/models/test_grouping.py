@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import numpy as jnp
 
+import jdmm
 from jdmm import (
     MDMM,
     MVAE,
@@ -174,3 +175,14 @@ def test_map_groups_by_form_and_shape():
     assert list(found) == list(forms)
     for row, value in enumerate(found.values()):
         assert value == (1 + (row > 8)) * (row + 100 * (row % 2))
+
+
+def test_training_on_stacked_parameters_is_the_same(monkeypatch):
+    """The fitted variables are those of each modality, under the same names."""
+    model = MVAE((*NUMBERS, *PAIRS), LATENT, HIDDEN)
+    settings = jdmm.TrainSettings(epochs=3, batch_size=2)
+    series = data(model.modalities)
+    alone = jdmm.fit(model, series, settings=settings).variables
+    monkeypatch.setattr(grouping, "MIN_GROUP", 2)
+    together = jdmm.fit(model, series, settings=settings).variables
+    chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
