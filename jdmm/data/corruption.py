@@ -225,14 +225,19 @@ def delete(
     )
     common = gap(place, series, _within(deletions.gap_all_modalities_range, all_width))
     one_fraction = _within(deletions.gap_one_modality_range, one_width)
-    kept = {}
-    for number, name in enumerate(names):
+
+    @jax.vmap  # compiled once, however many modalities there are
+    def keep(number: jax.Array, place: jax.Array, order: jax.Array) -> jax.Array:
+        """The mask of one modality."""
         has_gap = in_one & (jnp.floor(chosen * len(names)) == number)
-        short = burst(places[number], series, deletions.burst)
-        long = gap(places[number], series, one_fraction)
+        short = burst(place, series, deletions.burst)
+        long = gap(place, series, one_fraction)
         own = jnp.where(has_gap[:, None, None], long, short)
         contiguous = jnp.where(in_all[:, None, None], common, own)
-        kept[name] = contiguous & scattered(orders[..., number], series, share)
+        return contiguous & scattered(order, series, share)
+
+    masks = keep(jnp.arange(len(names)), jnp.stack(places), jnp.moveaxis(orders, -1, 0))
+    kept = dict(zip(names, masks, strict=True))
     if deletions.scattered_features:
         values = _delete_values(jax.random.fold_in(key, _VALUES_STREAM), series, deletions)
         kept = {name: mask & values[name] for name, mask in kept.items()}

@@ -26,7 +26,8 @@ class Modality:
             default network.
 
     Raises:
-        InputError: for an empty name, or fewer features than one.
+        InputError: for an empty name, fewer features than one, a likelihood that is none, or a
+            network that is no Flax module.
     """
 
     name: str
@@ -43,6 +44,17 @@ class Modality:
             raise InputError(
                 f"expected modality {self.name!r} with at least 1 feature, got {self.features!r}"
             )
+        if not isinstance(self.likelihood, Likelihood):
+            raise InputError(
+                f"expected a likelihood in modality {self.name!r}, such as Normal(), got "
+                f"{self.likelihood!r}"
+            )
+        for name in ("encoder", "decoder"):
+            network = getattr(self, name)
+            if not isinstance(network, nn.Module | None):
+                raise InputError(
+                    f"expected a Flax module as {name} of modality {self.name!r}, got {network!r}"
+                )
 
 
 def by_name(modalities: Sequence[Modality]) -> tuple[Modality, ...]:

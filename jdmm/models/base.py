@@ -11,6 +11,7 @@ of arrays that its methods take as their first argument.
 """
 
 import abc
+import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -23,6 +24,7 @@ from jdmm.errors import InputError
 from jdmm.fields import checked_fields
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
+from jdmm.models import grouping
 from jdmm.models.objectives import Loss
 from jdmm.series import Series
 
@@ -112,8 +114,8 @@ class Model(abc.ABC):
             InputError: for `reverse` where the model has no backward transition, or a number
                 below 1.
         """
-        check_at_least("count", count, 1)
-        check_at_least("num_steps", num_steps, 1)
+        check_whole("count", count, 1)
+        check_whole("num_steps", num_steps, 1)
         if reverse and not self.samples_backward:
             raise InputError(
                 f"expected to sample forwards from {type(self).__name__}, got reverse: it has no "
@@ -131,7 +133,14 @@ class Model(abc.ABC):
 
 
 class GradientModel(Model):
-    """A model that is trained step by step."""
+    """A model that is trained step by step.
+
+    Attributes:
+        networks_per_modality: the mappings modality -> network in the `setup` of its Flax module,
+            whose parameters training may stack; see `jdmm.models.grouping`.
+    """
+
+    networks_per_modality: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def init(self, key: jax.Array, series: Series) -> Variables:
@@ -163,6 +172,23 @@ class GradientModel(Model):
     def for_validation(self) -> Self:
         """The model that validates during training: this one, or a faster approximation of it."""
         return self
+
+    def stack_parameters(self, variables: Variables, axis: int = 0) -> Variables:
+        """The same variables in fewer, larger arrays, from which programs compile faster.
+
+        The parameters of modalities of one form are stacked. All methods take both.
+
+        Args:
+            variables: of the model.
+            axis: of the stacked parameters; axes in front of it belong to all variables.
+        """
+        groups = grouping.modality_groups(self.modalities)
+        return grouping.stack_parameters(variables, groups, self.networks_per_modality, axis)
+
+    def unstack_parameters(self, variables: Variables, axis: int = 0) -> Variables:
+        """The inverse of `stack_parameters`."""
+        groups = grouping.modality_groups(self.modalities)
+        return grouping.unstack_parameters(variables, groups, self.networks_per_modality, axis)
 
 
 class SelfFittingModel(Model):
@@ -241,3 +267,13 @@ def check_at_least(name: str, value: float, least: float) -> None:
     """
     if not least <= value < float("inf"):
         raise InputError(f"expected {name} to be finite and at least {least}, got {value}")
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Refuses what is not a whole number, or is below `least`.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"expected {name} to be a whole number of at least {least}, got {value!r}")

@@ -27,6 +27,7 @@ from jdmm.models.base import (
     Variables,
     check_at_least,
     check_multipliers,
+    check_whole,
     fields_of,
     unobserved_series,
 )
@@ -57,8 +58,8 @@ class DynamicalVAE(GradientModel):
         """Checks the values."""
         super().__post_init__()
         object.__setattr__(self, "multipliers", FrozenDict(self.multipliers))  # has a hash
-        check_at_least("model.latent", self.latent, 1)
-        check_at_least("model.hidden", self.hidden, 1)
+        check_whole("model.latent", self.latent, 1)
+        check_whole("model.hidden", self.hidden, 1)
         check_at_least("loss.unimodal", self.unimodal, 0)
         check_multipliers(self.multipliers, self.modalities)
 

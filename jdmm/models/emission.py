@@ -1,6 +1,6 @@
 """Encoders and decoders of modalities, and the evidence that encoders give."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,56 @@ def masked_values(series: Series) -> dict[str, jax.Array]:
 def bind(networks: nn.Module, variables: Any) -> Callable[..., Callable[..., Any]]:
     """The methods of a module as pure functions: ``bind(networks, variables)(Networks.decode)``."""
     return lambda method: lambda *inputs: networks.apply(variables, *inputs, method=method)
+
+
+def init_encoders(
+    modalities: Sequence[Modality], encoders: Mapping[str, nn.Module], series: Series, latent: int
+) -> None:
+    """Uses the parameters of every encoder once, for `init`.
+
+    Raises:
+        InputError: for an encoder whose outputs are no moments of the state, naming the modality.
+    """
+    for modality in modalities:
+        name = modality.name
+        given = encoders[name](series.values[name], series.observed[name])
+        shape = (*series.values[name].shape[:-1], latent)
+        _check_outputs(f"encoder of modality {name!r}", given, 2, shape, "moments of the state")
+
+
+def init_decoders(
+    modalities: Sequence[Modality], decoders: Mapping[str, nn.Module], size: int
+) -> None:
+    """Uses the parameters of every decoder once, for `init`.
+
+    Args:
+        modalities: of the model.
+        decoders: modality -> decoder, a bound module.
+        size: of the states that they take.
+
+    Raises:
+        InputError: for a decoder that does not fit its likelihood, naming the modality.
+    """
+    for modality in modalities:
+        likelihood = modality.likelihood
+        classes = () if likelihood.classes is None else (likelihood.classes,)
+        raw = decoders[modality.name](jnp.zeros((1, 1, size)))
+        shape = (1, 1, modality.features, *classes)
+        what = f"decoder of modality {modality.name!r}"
+        _check_outputs(what, raw, likelihood.outputs, shape, f"raw outputs of {likelihood}")
+
+
+def _check_outputs(
+    network: str, outputs: Any, count: int, shape: tuple[int, ...], what: str
+) -> None:
+    """Checks what a network returns: a tuple of `count` arrays of one shape."""
+    found = [getattr(leaf, "shape", None) for leaf in outputs] if isinstance(outputs, tuple) else []
+    if found != [shape] * count:
+        got = f"shapes {', '.join(map(str, found))}" if found else type(outputs).__name__
+        raise InputError(
+            f"expected the {network} to return {what}, a tuple of {count} with shape {shape}, "
+            f"got {got}"
+        )
 
 
 def evidence_of(encoders: NetworkGroups, series: Series) -> dict[str, Gaussian]:

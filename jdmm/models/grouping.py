@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax import numpy as jnp
 
@@ -46,7 +47,7 @@ class NetworkGroups:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], groups: Groups = ()) -> None:
-        """Stacks the parameters of each group."""
+        """Stacks the parameters of each group, unless `stack_parameters` has."""
         unbound = {name: network.unbind() for name, network in networks.items()}
         self._modules = {name: module for name, (module, _) in unbound.items()}
         self._variables = {name: variables for name, (_, variables) in unbound.items()}
@@ -54,31 +55,79 @@ class NetworkGroups:
         self._alone = [name for name in networks if not any(name in names for names in groups)]
         self._stacked = []
         for names in self._groups:
-            stacked, _ = _stack([self._variables[name] for name in names])
-            self._stacked.append(stacked)
+            each = [self._variables[name] for name in names]
+            self._stacked.append(_stack(each) if each[1] else each[0])
 
     def __iter__(self) -> Iterator[str]:
         """The names of the modalities."""
         return iter(self._modules)
 
     def map(self, function: Callable[..., Any], *inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """``modality -> function(network, *inputs)``.
+        """``modality -> function(network, *inputs)`` for the modalities that the inputs have.
 
         Args:
             function: pure, of a network ``(*arrays) -> outputs`` and the inputs of one modality.
-            inputs: each modality -> tree of arrays; an array that a group shares is not stacked.
+            inputs: each modality -> tree of arrays, of equal shapes within a group.
         """
 
         def one(name: str, variables: Any, *own: Any) -> Any:
             return function(partial(self._modules[name].apply, variables), *own)
 
+        given = inputs[0]
         outputs = {
             name: one(name, self._variables[name], *(each[name] for each in inputs))
             for name in self._alone
+            if name in given
         }
-        for names, stacked in zip(self._groups, self._stacked, strict=True):
-            outputs |= _map_stacked(partial(one, names[0]), names, inputs, (stacked, 0))
-        return {name: outputs[name] for name in self._modules}
+        for group, stacked in zip(self._groups, self._stacked, strict=True):
+            if names := [name for name in group if name in given]:
+                if len(names) < len(group):
+                    rows = np.array([group.index(name) for name in names])
+                    stacked = jax.tree.map(lambda leaf, rows=rows: leaf[rows], stacked)
+                outputs |= _map_stacked(partial(one, names[0]), names, inputs, stacked)
+        return {name: outputs[name] for name in self._modules if name in given}
+
+
+def stack_parameters(variables: Any, groups: Groups, kinds: Sequence[str], axis: int = 0) -> Any:
+    """Flax variables as numpy arrays, in which the parameters of each group are stacked.
+
+    Args:
+        variables: with the parameters of modality m's network in ``variables["params"][kind_m]``.
+        groups: of `modality_groups`.
+        kinds: names of the mappings modality -> network in the module's `setup`.
+        axis: of the group in its arrays; the axes in front are those of all variables.
+
+    Returns:
+        Variables with one entry ``kind_m`` per group, that of its first modality.
+    """
+    if not groups or not kinds:
+        return variables
+    params = dict(variables["params"])
+    for kind in kinds:
+        for names in groups:
+            if f"{kind}_{names[0]}" not in params:  # such as the encoders of a model without states
+                continue
+            each = [params.pop(f"{kind}_{name}") for name in names]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *each)
+            params[f"{kind}_{names[0]}"] = stacked
+    return {**variables, "params": params}
+
+
+def unstack_parameters(variables: Any, groups: Groups, kinds: Sequence[str], axis: int = 0) -> Any:
+    """The inverse of `stack_parameters`."""
+    if not groups or not kinds:
+        return variables
+    params = dict(variables["params"])
+    for kind in kinds:
+        for names in groups:
+            if f"{kind}_{names[0]}" not in params:
+                continue
+            stacked = jax.device_get(params.pop(f"{kind}_{names[0]}"))
+            for row, name in enumerate(names):
+                params[f"{kind}_{name}"] = jax.tree.map(
+                    lambda leaf, row=row: np.take(leaf, row, axis), stacked
+                )
+    return {**variables, "params": params}
 
 
 def map_groups(
@@ -114,23 +163,24 @@ def _group_equal(forms: Mapping[str, Any]) -> list[list[str]]:
     return [names for _, names in groups]
 
 
-def _stack(trees: Sequence[Any]) -> tuple[Any, int | None]:
-    """Trees of one form stacked, and the axis; one that all share stays as it is, axis None."""
+def _stack(trees: Sequence[Any]) -> Any:
+    """Trees of one form as one, with a new axis in front."""
     if all(tree is trees[0] for tree in trees):
-        return trees[0], None
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), 0
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(trees), *leaf.shape)), trees[0]
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _map_stacked(
     function: Callable[..., Any],
     names: Sequence[str],
     inputs: Sequence[Mapping[str, Any]],
-    *stacked: tuple[Any, int | None],
+    *stacked: Any,
 ) -> dict[str, Any]:
     """``name -> function(*stacked, *inputs)`` of a group."""
     every = [*stacked, *(_stack([each[name] for name in names]) for each in inputs)]
-    arrays, axes = zip(*every, strict=True)
-    leaves, structure = jax.tree.flatten(jax.vmap(function, axes)(*arrays))
+    leaves, structure = jax.tree.flatten(jax.vmap(function)(*every))
     # the gradient of a split is one concatenation, that of indexing a sum of padded arrays
     pieces = [jax.lax.split(leaf, (1,) * len(names)) for leaf in leaves]
     rows = zip(*pieces, strict=True)
@@ -143,4 +193,4 @@ def _map_stacked(
 def _shapes(tree: Any) -> Any:
     """Shapes and types of a tree of arrays, to be compared."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

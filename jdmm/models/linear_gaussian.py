@@ -26,7 +26,7 @@ from jdmm.inference.kalman import (
 )
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
-from jdmm.models.base import ExactLikelihood, SelfFittingModel, check_at_least
+from jdmm.models.base import ExactLikelihood, SelfFittingModel, check_at_least, check_whole
 from jdmm.models.features import check_normal, concatenate_features, split_features
 from jdmm.series import Series
 
@@ -172,8 +172,8 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        check_at_least("model.latent", self.latent, 1)
-        check_at_least("model.iterations", self.iterations, 1)
+        check_whole("model.latent", self.latent, 1)
+        check_whole("model.iterations", self.iterations, 1)
         check_at_least("model.tolerance", self.tolerance, 0)
         check_normal(self.modalities, "a linear Gaussian model")
 

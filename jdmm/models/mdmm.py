@@ -24,11 +24,19 @@ from jdmm.models.base import (
     Config,
     GradientModel,
     Variables,
-    check_at_least,
     check_multipliers,
+    check_whole,
     fields_of,
 )
-from jdmm.models.emission import bind, evidence_of, make_decoder, make_encoder, raw_outputs
+from jdmm.models.emission import (
+    bind,
+    evidence_of,
+    init_decoders,
+    init_encoders,
+    make_decoder,
+    make_encoder,
+    raw_outputs,
+)
 from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
@@ -75,10 +83,9 @@ class Networks(nn.Module):
 
     def __call__(self, series: Series) -> None:
         """Uses every parameter once, for `init`."""
+        init_encoders(self.modalities, self.encoders, series, self.latent)
+        init_decoders(self.modalities, self.decoders, self.latent)
         state = self.prior().mean
-        for name in self.encoders:
-            self.encoders[name](series.values[name], series.observed[name])
-            self.decoders[name](state)
         self.step_forward(state)
         self.step_backward(state)
 
@@ -104,12 +111,13 @@ class MDMM(GradientModel):
     prediction_quadrature: Quadrature = Quadrature(particles=200)
     weights: LossWeights = field(default_factory=LossWeights)
     samples_backward: ClassVar[bool] = True
+    networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
 
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        check_at_least("model.latent", self.latent, 1)
-        check_at_least("model.hidden", self.hidden, 1)
+        check_whole("model.latent", self.latent, 1)
+        check_whole("model.hidden", self.hidden, 1)
         for modality in self.modalities:
             make_encoder(modality, self.latent, self.hidden)
         check_multipliers(self.weights.multipliers, self.modalities)
@@ -141,7 +149,12 @@ class MDMM(GradientModel):
         return replace(self, prediction_quadrature=self.quadrature)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
-        """Fresh variables for series of this form."""
+        """Fresh variables for series of this form.
+
+        Raises:
+            InputError: for series that disagree with the modalities, or a network whose outputs do
+                not fit.
+        """
         self.check(series)
         return self.networks.init(key, series)
 

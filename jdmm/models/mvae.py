@@ -5,7 +5,7 @@ the posterior of each step is the product of the prior N(0, 1) and one expert pe
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -19,7 +19,14 @@ from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
 from jdmm.models.base import Variables
 from jdmm.models.dynamical_vae import DynamicalVAE
-from jdmm.models.emission import evidence_of, make_decoder, make_encoder, raw_outputs
+from jdmm.models.emission import (
+    evidence_of,
+    init_decoders,
+    init_encoders,
+    make_decoder,
+    make_encoder,
+    raw_outputs,
+)
 from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.series import Series
 
@@ -38,10 +45,8 @@ class Networks(nn.Module):
 
     def __call__(self, series: Series) -> None:
         """Uses every parameter once, for `init`."""
-        state = jnp.zeros(self.latent)
-        for name in self.encoders:
-            self.encoders[name](series.values[name], series.observed[name])
-            self.decoders[name](state)
+        init_encoders(self.modalities, self.encoders, series, self.latent)
+        init_decoders(self.modalities, self.decoders, self.latent)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class MVAE(DynamicalVAE):
     """A product of experts per step."""
 
     unimodal: float = 1.0
+    networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -62,7 +68,12 @@ class MVAE(DynamicalVAE):
         return Networks(self.modalities, self.latent, self.hidden)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
-        """Fresh variables for series of this form."""
+        """Fresh variables for series of this form.
+
+        Raises:
+            InputError: for series that disagree with the modalities, or a network whose outputs do
+                not fit.
+        """
         self.check(series)
         return self.networks.init(key, series)
 

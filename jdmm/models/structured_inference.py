@@ -8,7 +8,7 @@ Missing inputs are zeros ("mask"), or the network keeps its state where they are
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -18,11 +18,21 @@ from jdmm.data.modality import Modality, by_name
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian
 from jdmm.inference.gaussian import Moments
+from jdmm.inference.posterior import States
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw, constrain_sd
 from jdmm.models.base import Variables
 from jdmm.models.dynamical_vae import DynamicalVAE
-from jdmm.models.emission import bind, make_decoder, masked_values, network_inputs, refuse_encoders
+from jdmm.models.emission import (
+    bind,
+    init_decoders,
+    make_decoder,
+    masked_values,
+    network_inputs,
+    raw_outputs,
+    refuse_encoders,
+)
+from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.networks import GRU, GatedTransition, StateDense, passthrough_initializers
 from jdmm.series import Series
 
@@ -43,6 +53,7 @@ class Networks(nn.Module):
     modalities: tuple[Modality, ...]
     latent: int
     hidden: int
+    features_to_combiner: bool
 
     def setup(self) -> None:
         """Makes the submodules."""
@@ -60,28 +71,6 @@ class Networks(nn.Module):
         self.sd = StateDense(self.latent, out(0.0))
         self.decoders = {m.name: make_decoder(m, self.hidden) for m in self.modalities}
 
-    def embed(self, name: str, values: jax.Array, observed: jax.Array) -> jax.Array:
-        """Features ``(hidden, *)`` from ``(feature, *)``; zeros where nothing is observed."""
-        modality = next(m for m in self.modalities if m.name == name)
-        inputs = jnp.moveaxis(
-            network_inputs(modality, jnp.moveaxis(values, 0, -1), jnp.moveaxis(observed, 0, -1)),
-            -1,
-            0,
-        )
-        return jnp.where(jnp.any(observed, 0), nn.relu(self.embeddings[name](inputs)), 0.0)
-
-    def gates(self, name: str, features: jax.Array) -> jax.Array:
-        """The contribution of the inputs to the gates of the recurrent network."""
-        return self.recurrent[name].gates(features)
-
-    def step(self, name: str, state: jax.Array, gates: jax.Array) -> jax.Array:
-        """The recurrent network's next state."""
-        return self.recurrent[name](state, gates)
-
-    def start(self, name: str) -> jax.Array:
-        """The initial state of the recurrent network."""
-        return self.starts[name]
-
     def combine(self, state: jax.Array, summary: jax.Array) -> Moments:
         """q(z_t | z_{t-1}, h_t) from z_{t-1} ``(latent, n)`` and all h_t ``(*, n)``."""
         inner = nn.relu(self.combiner(jnp.concatenate([state, summary])))
@@ -91,9 +80,18 @@ class Networks(nn.Module):
         """p(z_t | z_{t-1})."""
         return self.transition(state)
 
-    def decode(self, name: str, states: jax.Array) -> Raw:
-        """Raw outputs of the modality's likelihood from ``(..., latent)``."""
-        return self.decoders[name](states)
+    def __call__(self) -> None:
+        """Uses every parameter once, for `init`."""
+        state, summary = jnp.zeros((self.latent, 1)), []
+        for modality in self.modalities:
+            name, value = modality.name, jnp.zeros((1, modality.features))
+            features = self.embeddings[name](network_inputs(modality, value, value > 0).T)
+            gates = self.recurrent[name].gates(features)
+            summary.append(self.recurrent[name](self.starts[name], gates))
+            summary += [features] if self.features_to_combiner else []
+        self.combine(state, jnp.concatenate(summary))
+        self.move(state)
+        init_decoders(self.modalities, self.decoders, self.latent)
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,7 @@ class StructuredInference(DynamicalVAE):
     direction: str = "backward"
     missing: str = "mask"
     features_to_combiner: bool = False
+    networks_per_modality: ClassVar[tuple[str, ...]] = ("embeddings", "recurrent", "decoders")
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -123,31 +122,27 @@ class StructuredInference(DynamicalVAE):
     @property
     def networks(self) -> Networks:
         """The Flax module; its layers take the modalities ordered by name, as series hold them."""
-        return Networks(by_name(self.modalities), self.latent, self.hidden)
+        modalities = by_name(self.modalities)
+        return Networks(modalities, self.latent, self.hidden, self.features_to_combiner)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
-        """Fresh variables."""
+        """Fresh variables.
+
+        Raises:
+            InputError: for series that disagree with the modalities, or a decoder that does not fit
+                its likelihood.
+        """
         self.check(series)
-
-        def touch(networks: Networks) -> None:
-            state = jnp.zeros((self.latent, 1))
-            summary = []
-            for modality in by_name(self.modalities):
-                value = jnp.zeros((modality.features, 1))
-                features = networks.embed(modality.name, value, value > 0)
-                gates = networks.gates(modality.name, features)
-                summary.append(networks.step(modality.name, networks.start(modality.name), gates))
-                summary += [features] if self.features_to_combiner else []
-                networks.decode(modality.name, state.T)
-            networks.combine(state, jnp.concatenate(summary))
-            networks.move(state)
-
-        return nn.init(touch, self.networks)(key)
+        return self.networks.init(key)
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        decode = bind(self.networks, variables)(Networks.decode)
-        return {modality.name: decode(modality.name, states) for modality in self.modalities}
+        return self.decode(variables, states)
+
+    def decode(self, variables: Variables, states: States) -> dict[str, Raw]:
+        """`emissions`, also of ``modality -> states`` for those modalities only."""
+        decoders = self.networks.bind(variables).decoders
+        return raw_outputs(NetworkGroups(decoders, modality_groups(self.modalities)), states)
 
     def posterior_path(
         self, variables: Variables, series: Series, key: jax.Array | None, scale: Any = 1.0
@@ -184,36 +179,42 @@ class StructuredInference(DynamicalVAE):
         self, variables: Variables, series: Series
     ) -> tuple[jax.Array, jax.Array]:
         """Inputs of the combiner ``(time, *, batch)``, and where anything is observed."""
-        own = bind(self.networks, variables)
-        embed, gates = own(Networks.embed), own(Networks.gates)
-        advance, start = own(Networks.step), own(Networks.start)
-        given = masked_values(series)
-        features, inputs, seen = {}, {}, {}
+        networks = self.networks.bind(variables)
+        groups = modality_groups(self.modalities)
+        embeddings = NetworkGroups(networks.embeddings, groups)
+        recurrent = NetworkGroups(networks.recurrent, groups)
+        values = masked_values(series)
+        inputs, observed = {}, {}
         for modality in by_name(self.modalities):
             name = modality.name
-            values, observed = (
-                jnp.moveaxis(leaf[name], (1, 2), (0, 1))  # (time, feature, batch)
-                for leaf in (given, series.observed)
-            )
-            seen[name] = jnp.any(observed, 1)
-            features[name] = jax.vmap(lambda *step, name=name: embed(name, *step))(values, observed)
-            inputs[name] = jax.vmap(lambda step, name=name: gates(name, step))(features[name])
-        # after its end a series has no steps, so "mask" does not advance there either
-        moves = {name: series.valid.T for name in seen} if self.missing == "mask" else seen
+            rows = network_inputs(modality, values[name], series.observed[name])
+            inputs[name] = jnp.moveaxis(rows, (1, 2), (0, 1))  # (time, feature, batch)
+            observed[name] = jnp.any(series.observed[name], -1).T
 
-        def _step(states, step):
+        def embed(layer: Any, rows: jax.Array, own: jax.Array) -> jax.Array:
+            return jnp.where(own[:, None], nn.relu(jax.vmap(layer)(rows)), 0.0)
+
+        features = embeddings.map(embed, inputs, observed)
+        gates = recurrent.map(
+            lambda gru, own: jax.vmap(lambda step: gru(step, method=GRU.gates))(own), features
+        )
+        # "mask" does not advance in the padding either, because a series has no steps there
+        steps = dict.fromkeys(observed, series.valid.T) if self.missing == "mask" else observed
+
+        def advance(gru: Any, state: jax.Array, own: jax.Array, moves: jax.Array) -> jax.Array:
+            return jnp.where(moves, gru(state, own), state)
+
+        def _step(states, inputs):
             """h_{t-1} -> h_t of every modality, or backwards h_{t+1} -> h_t."""
-            step_inputs, step_moves = step
-            states = {
-                name: jnp.where(step_moves[name], advance(name, state, step_inputs[name]), state)
-                for name, state in states.items()
-            }
+            states = recurrent.map(advance, states, *inputs)
             return states, states
 
-        first = {
-            name: jnp.broadcast_to(start(name), (self.hidden, series.batch)) for name in inputs
+        start = {
+            name: jnp.broadcast_to(own, (self.hidden, series.batch))
+            for name, own in networks.starts.items()
         }
         backward = self.direction == "backward"
-        _, states = jax.lax.scan(_step, first, (inputs, moves), reverse=backward)
-        known = [*states.values(), *(features.values() if self.features_to_combiner else ())]
-        return jnp.concatenate(known, 1), functools.reduce(jnp.logical_or, seen.values())
+        _, states = jax.lax.scan(_step, start, (gates, steps), reverse=backward)
+        each = [states, features] if self.features_to_combiner else [states]
+        summary = [own[name] for own in each for name in observed]
+        return jnp.concatenate(summary, 1), functools.reduce(jnp.logical_or, observed.values())

@@ -26,7 +26,7 @@ from jdmm.training.progress import (
     validate,
 )
 from jdmm.training.schedule import Schedule, TrainSettings
-from jdmm.training.step import initialiser, make_train_step, over_seeds
+from jdmm.training.step import initialiser, make_train_step, over_seeds, stacked, unstacked
 
 
 def check_training(
@@ -131,7 +131,7 @@ def run_epochs(
             return
         began = time.perf_counter()
         # the step consumes its state; what the caller holds in `progress` must outlive it
-        state = devices.replicate(progress.state)
+        state = devices.replicate(stacked(model, progress.state))
         starts = np.asarray(progress.state.start).tolist()
         each = [schedule.rows(*pair, epoch) for pair in zip(seeds, starts, strict=True)]
         batches = np.stack(each, 1)
@@ -147,7 +147,7 @@ def run_epochs(
             if interrupted(progress.steps + len(measured)):
                 break
         accumulate(progress, [devices.unreplicate(metrics) for metrics in measured])
-        progress.state = devices.unreplicate(state)
+        progress.state = unstacked(model, devices.unreplicate(state))
         progress.steps += len(measured)
         progress.seconds += time.perf_counter() - began
         if done + len(measured) < per_epoch:

@@ -7,7 +7,6 @@ import chex
 import jax
 import numpy as np
 import pytest
-from jax import numpy as jnp
 from scipy import stats
 
 import jdmm
@@ -16,7 +15,6 @@ from jdmm import (
     MVAE,
     VRNN,
     Categorical,
-    InputError,
     Modality,
     StructuredInference,
     series_from_arrays,
@@ -147,58 +145,11 @@ def test_structured_posterior_is_that_of_its_networks(direction, missing, with_f
 
 
 @EACH
-def test_lengths_and_neighbours_change_nothing(name):
-    """A series alone and unpadded has the posterior that it has in a batch."""
-    model, data = MODELS[name], series(missing=0.2)
-    chain = jax.jit(model.posterior_path)
-    together = chain(variables(name), data, None)
-    short = data.take(slice(1, 2))
-    cut = jax.tree.map(lambda leaf: leaf[:, :4] if leaf.ndim == 3 else leaf, short)
-    alone = chain(variables(name), cut, None)
-    chex.assert_trees_all_close(
-        alone, jax.tree.map(lambda leaf: leaf[1:2, :4], together), rtol=1e-5, atol=1e-6
-    )
-
-
-@EACH
 def test_where_nothing_is_observed_the_posterior_is_the_prior(name):
     chain = jax.jit(MODELS[name].posterior_path)(
         variables(name), series(missing=1.0), jax.random.key(0)
     )
     chex.assert_trees_all_close(chain.posterior, chain.prior, rtol=1e-5, atol=1e-6)
-
-
-@EACH
-@pytest.mark.parametrize("time", [6, 1])
-def test_loss_and_gradient_are_finite(name, time):
-    """Of a batch in which one series shows something, one nothing, and one everything."""
-    model = MODELS[name]
-    ssm = [series(time, missing, 1) for missing in (0.4, 1.0, 0.0)]
-    data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *ssm)
-
-    @jax.jit
-    @jax.value_and_grad
-    def evaluate(variables):
-        return model.loss(variables, data, data, jax.random.key(0)).total(1.0)
-
-    loss, gradient = evaluate(jax.tree.map(jnp.float32, variables(name)))
-    leaves = jax.tree.leaves(gradient)
-    assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in leaves)
-    assert time == 1 or all((leaf != 0).any() for leaf in leaves)
-
-
-@EACH
-def test_samples_come_from_the_prior(name):
-    model = MODELS[name]
-    states = jax.jit(model.prior_samples, static_argnums=(2, 3))(
-        variables(name), jax.random.key(0), 4, 7
-    )
-    assert states.shape[:2] == (4, 7) and np.isfinite(states).all()
-    decoded = model.emissions(variables(name), states)
-    assert {k: raw[0].shape[:3] for k, raw in decoded.items()} == {"x": (4, 7, 1), "y": (4, 7, 2)}
-    assert np.std(decoded["x"][0], 0)[1:].min() > 0  # without latent states the first is one
-    with pytest.raises(InputError, match="no backward transition"):
-        model.prior_samples(variables(name), jax.random.key(0), 4, 7, reverse=True)
 
 
 @pytest.mark.parametrize("name", ["mvae", "vrnn"])
@@ -263,23 +214,6 @@ def test_categories(kind):
     mean = np.array(jax.jit(model.posterior_path)(fresh, data, None).posterior.mean)[:, 0]
     assert len({tuple(row) for row in mean.round(4).tolist()}) == 4
     assert np.isfinite(model.loss(fresh, data, data, jax.random.key(0)).total(1.0))
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "named"),
-    [
-        (StructuredInference, {"direction": "sideways"}, "direction"),
-        (StructuredInference, {"missing": "guess"}, "missing"),
-        (StructuredInference, {"latent": 0}, "latent"),
-        (MVAE, {"hidden": 0}, "hidden"),
-        (MVAE, {"unimodal": -1.0}, "unimodal"),
-        (VRNN, {"components": 0}, "components"),
-        (VRNN, {"latent": -1}, "latent"),
-    ],
-)
-def test_impossible_models(kind, options, named):
-    with pytest.raises(InputError, match=named):
-        kind(MODALITIES, **options)
 
 
 def test_the_method_of_the_documentation():
