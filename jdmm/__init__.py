@@ -32,7 +32,6 @@ from jdmm.evaluation.calibration import calibrate
 from jdmm.evaluation.importance import log_likelihood_bounds
 from jdmm.evaluation.prediction import Calibration, Prediction, predict, predict_all
 from jdmm.inference.posterior import (
-    Quadrature,
     filter_backward,
     filter_forward,
     posterior_mean_path,
@@ -40,6 +39,7 @@ from jdmm.inference.posterior import (
     prior_sample_paths,
     smooth_marginals,
 )
+from jdmm.inference.quadrature import Quadrature
 from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal, NormalMixture
 from jdmm.models import (
     MDMM,

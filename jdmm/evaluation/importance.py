@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.scipy import special
-from jax.scipy.stats import norm
 
 from jdmm.compiling import Static
 from jdmm.errors import InputError
@@ -115,11 +114,7 @@ def log_weights(
         shape = (num_samples, *series.values[name].shape)
         log_prob = likelihood.log_prob(raw[name], jnp.broadcast_to(series.values[name], shape))
         total += jnp.sum(jnp.where(series.observed[name][None], log_prob, 0.0), (-2, -1))
-    states = path.states[..., : path.prior.mean.shape[-1]]
-    log_prior = norm.logpdf(states, path.prior.mean, path.prior.sd)
-    log_posterior = norm.logpdf(states, path.posterior.mean, path.posterior.sd)
-    ratio = jnp.sum(log_prior - log_posterior, -1)
-    return total + jnp.sum(jnp.where(series.valid[None], ratio, 0.0), -1)
+    return total + jnp.sum(jnp.where(series.valid[None], path.log_ratio(), 0.0), -1)
 
 
 def importance_bound(log_weights: jax.Array, count: int) -> jax.Array:

@@ -8,47 +8,16 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian, smoothing
-from jdmm.inference.filtering import FilteredPosterior, Offsets, Transition
+from jdmm.inference.filtering import FilteredPosterior, Transition
 from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.quadrature import Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
 from jdmm.series import Array, Series
 
-PARTICLES, SIGMA_POINTS = "particles", "sigma_points"
-
 States = Array | Mapping[str, Array]
 """States for all modalities, or for each its own."""
-
-
-@dataclass(frozen=True)
-class Quadrature:
-    """How an expectation over a Gaussian state is computed.
-
-    Attributes:
-        rule: "sigma_points" (2 * latent fixed points, exact in mean and variance for linear
-            transitions) or "particles" (random points).
-        particles: the number of particles; "sigma_points" does not use it.
-    """
-
-    rule: str = SIGMA_POINTS
-    particles: int = 25
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        if self.rule not in (PARTICLES, SIGMA_POINTS):
-            raise InputError(
-                f"expected quadrature rule {PARTICLES!r} or {SIGMA_POINTS!r}, got {self.rule!r}"
-            )
-        if self.particles < 1:
-            raise InputError(f"expected particles of at least 1, got {self.particles}")
-
-    def offsets(self, key: jax.Array, series: Series, latent: int) -> Offsets:
-        """The points for the filters, in units of sd."""
-        if self.rule == SIGMA_POINTS:
-            return filtering.sigma_points(latent)
-        return filtering.particles(key, self.particles, series.index, series.num_steps, latent)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.scipy.stats import norm
 from jaxtyping import Float
 
 from jdmm.inference import gaussian
@@ -31,11 +32,34 @@ class PosteriorPath(NamedTuple):
     posterior: q(z_t | z_{t-1}, x), the distribution that z_t was sampled from.
     states: z_t, a sample of the posterior, or its mean where the noise is 0. Some models append
         what their emissions need besides z.
+    log_determinant: of a root of the posterior's covariance, ``(*batch, time)``, where that is not
+        diagonal; else None.
+    log_posterior: log density of a sampled state under the posterior, ``(*batch, time)``, where its
+        covariance is not diagonal; else None.
     """
 
     prior: Moments
     posterior: Moments
     states: Float[Array, "*batch time state"]
+    log_determinant: Float[Array, "*batch time"] | None = None
+    log_posterior: Float[Array, "*batch time"] | None = None
+
+    def kl(self) -> Float[Array, "*batch time"]:
+        """KL(posterior || prior) of each step in nats."""
+        if self.log_determinant is None:
+            return jnp.sum(gaussian.kl(self.posterior, self.prior), -1)
+        q, p = self.posterior, self.prior
+        squares = (q.variance + (q.mean - p.mean) ** 2) / p.variance - 1.0
+        return 0.5 * jnp.sum(squares + jnp.log(p.variance), -1) - self.log_determinant
+
+    def log_ratio(self) -> Float[Array, "*batch time"]:
+        """log p(z_t | z_{t-1}) - log q(z_t | ...) of each state in nats."""
+        z = self.states[..., : self.prior.mean.shape[-1]]
+        log_prior = jnp.sum(norm.logpdf(z, self.prior.mean, self.prior.sd), -1)
+        if self.log_posterior is not None:
+            return log_prior - self.log_posterior
+        own = norm.logpdf(z, self.posterior.mean, self.posterior.sd)
+        return log_prior - jnp.sum(own, -1)
 
 
 def conditional_smoother(

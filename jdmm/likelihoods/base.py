@@ -21,7 +21,9 @@ Raw = tuple[jax.Array, ...]
 
 def constrain_sd(raw: jax.Array) -> jax.Array:
     """A standard deviation from an unconstrained number: ``softplus(raw) + SD_FLOOR``."""
-    return jnp.maximum(raw, 0.0) + jnp.log(1.0 + jnp.exp(-jnp.abs(raw))) + SD_FLOOR
+    # (raw + |raw|) / 2 and not max(raw, 0), whose gradient and that of |raw| cancel at 0
+    size = jnp.abs(raw)
+    return 0.5 * (raw + size) + jnp.log(1.0 + jnp.exp(-size)) + SD_FLOOR
 
 
 def unconstrain_sd(sd: jax.Array) -> jax.Array:
@@ -57,6 +59,17 @@ class Likelihood(abc.ABC):
 
     def probabilities(self, raw: Raw) -> jax.Array | None:
         """Probabilities ``(..., feature, classes)`` of a categorical likelihood, else None."""
+        return None
+
+    def statistics(self, value: jax.Array) -> jax.Array:
+        """The numbers ``(..., statistic)`` of `value` ``(..., feature)`` that `moments` describe."""
+        return value
+
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array] | None:
+        """Conditional mean and variance of the `statistics`, each ``(..., statistic)``.
+
+        None for a likelihood that has none; a Gaussian filter then cannot use its values.
+        """
         return None
 
     @abc.abstractmethod

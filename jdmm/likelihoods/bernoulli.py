@@ -31,6 +31,11 @@ class Bernoulli(Likelihood):
         """The probability of 1."""
         return jax.nn.sigmoid(raw[0])
 
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
+        """p and p (1 - p)."""
+        p = self.mean(raw)
+        return p, p * (1 - p)
+
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample, 0.0 or 1.0."""
         return jax.random.bernoulli(key, self.mean(raw)).astype(raw[0].dtype)

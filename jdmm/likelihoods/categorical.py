@@ -45,6 +45,17 @@ class Categorical(Likelihood):
         """Probabilities ``(..., feature, classes)``."""
         return jax.nn.softmax(raw[0])
 
+    def statistics(self, value: jax.Array) -> jax.Array:
+        """One-hot, without the last class, which follows from the others."""
+        onehot = jax.nn.one_hot(value.astype(jnp.int32), self.classes)[..., :-1]
+        return onehot.reshape(*value.shape[:-1], -1)
+
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
+        """p and p (1 - p) of each class but the last, without their covariances."""
+        p = self.probabilities(raw)[..., :-1]
+        p = p.reshape(*p.shape[:-2], -1)
+        return p, p * (1 - p)
+
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample."""
         return jax.random.categorical(key, raw[0]).astype(raw[0].dtype)

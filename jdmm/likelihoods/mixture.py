@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 from jax.scipy import special
 
-from jdmm.likelihoods.base import Likelihood, Raw
+from jdmm.likelihoods.base import Likelihood, Raw, constrain_sd
 from jdmm.likelihoods.normal import Normal
 
 
@@ -29,6 +29,12 @@ class NormalMixture(Likelihood):
     def mean(self, raw: Raw) -> jax.Array:
         """The mean of the mixture."""
         return jnp.sum(jax.nn.softmax(raw[0]) * raw[1], -1)
+
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of the mixture."""
+        weights, mean = jax.nn.softmax(raw[0]), self.mean(raw)
+        around = (raw[1] - mean[..., None]) ** 2
+        return mean, jnp.sum(weights * (constrain_sd(raw[2]) ** 2 + around), -1)
 
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample; differentiable in the component that it came from."""

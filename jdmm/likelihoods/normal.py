@@ -24,6 +24,10 @@ class Normal(Likelihood):
         """The mean."""
         return raw[0]
 
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance."""
+        return raw[0], constrain_sd(raw[1]) ** 2
+
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample."""
         return raw[0] + constrain_sd(raw[1]) * jax.random.normal(key, raw[0].shape)

@@ -16,7 +16,8 @@ from jdmm.data.modality import Modality
 from jdmm.fields import check_section
 from jdmm.inference import posterior
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Quadrature, StateSpaceModel
+from jdmm.inference.posterior import StateSpaceModel
+from jdmm.inference.quadrature import Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models import objectives

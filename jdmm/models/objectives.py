@@ -19,7 +19,8 @@ from jax import numpy as jnp
 from jdmm.errors import InputError
 from jdmm.inference import filtering, gaussian, smoothing
 from jdmm.inference.gaussian import Gaussian, Moments
-from jdmm.inference.posterior import Quadrature, States, StateSpaceModel
+from jdmm.inference.posterior import States, StateSpaceModel
+from jdmm.inference.quadrature import Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
 from jdmm.models.grouping import map_groups
@@ -284,8 +285,7 @@ def evidence_lower_bound(
     nll = jnp.zeros(())
     for log_prob in log_probs.values():
         nll -= log_prob
-    steps = jnp.sum(gaussian.kl(path.posterior, path.prior), -1)
-    return nll, jnp.sum(share * jnp.where(targets.valid[None], steps, 0.0))
+    return nll, jnp.sum(share * jnp.where(targets.valid[None], path.kl(), 0.0))
 
 
 def _stack(evidence: Mapping[str, Gaussian], views: Views) -> Gaussian:

@@ -1,11 +1,14 @@
 """Encoders and decoders with one hidden layer."""
 
+import math
+
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Moments
-from jdmm.likelihoods import Likelihood, Raw, constrain_sd
+from jdmm.likelihoods import Likelihood, Normal, Raw, constrain_sd
+from jdmm.networks.dense import StateDense
 
 
 class MLPEncoder(nn.Module):
@@ -61,3 +64,37 @@ class MLPDecoder(nn.Module):
             nn.DenseGeneral(shape, name=f"output_{i}")(inner)
             for i in range(self.likelihood.outputs)
         )
+
+
+class HomoscedasticDecoder(nn.Module):
+    """z -> the raw outputs of a likelihood; the sd of a normal one does not depend on z.
+
+    Its layers have the state first, as the recursions do.
+
+    Attributes:
+        features: of the modality.
+        likelihood: of the modality.
+        hidden: units of the hidden layer; 0 for a linear decoder.
+    """
+
+    features: int
+    likelihood: Likelihood
+    hidden: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> Raw:
+        """Raw arrays ``(..., feature)`` or ``(..., feature, classes)`` from ``(..., latent)``."""
+        classes = self.likelihood.classes
+        shape = (self.features,) if classes is None else (self.features, classes)
+        inner = jnp.moveaxis(z, -1, 0)
+        if self.hidden:
+            inner = nn.relu(StateDense(self.hidden, name="hidden_layer")(inner))
+        outputs = []
+        for i in range(self.likelihood.outputs):
+            if i == 1 and isinstance(self.likelihood, Normal):
+                sd = self.param("sd", nn.initializers.zeros, shape)
+                outputs.append(jnp.broadcast_to(sd, (*z.shape[:-1], *shape)))
+                continue
+            own = StateDense(math.prod(shape), name=f"output_{i}")(inner)
+            outputs.append(jnp.moveaxis(own, 0, -1).reshape(*z.shape[:-1], *shape))
+        return tuple(outputs)

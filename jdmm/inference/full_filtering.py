@@ -1,0 +1,167 @@
+"""Gaussian filters with full covariance over whole series, and their likelihood.
+
+The state is N(m, L L') at every step. The filter updates it by the conditional moments of what is
+observed (or by Gaussian factors of encoders) and predicts through the transition, both by
+quadrature. For linear Gaussian models it is the Kalman filter.
+
+Arrays of a recursion are ``(time, latent, n)`` and ``(time, latent, latent, n)``: time first for
+the scan, series last for the steps of `square_root`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Bool, Float
+
+from jdmm.inference import square_root
+from jdmm.inference.gaussian import Gaussian
+from jdmm.inference.quadrature import Points
+from jdmm.inference.square_root import Affine, AffineFeatures, FullMoments, Function, StepPoints
+from jdmm.series import Array
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """A state space model as pure functions, its variables bound.
+
+    Attributes:
+        initial: p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``.
+        transition: states ``(latent, n)`` -> moments of p(z' | z), ``(latent, n)``.
+        emission: states ``(latent, n)`` -> conditional moments of the features, ``(feature, n)``.
+            There may be none.
+    """
+
+    initial: FullMoments
+    transition: Function
+    emission: Function
+
+    @property
+    def latent(self) -> int:
+        """Dimensions of the state."""
+        return self.initial.mean.shape[0]
+
+
+class Evidence(NamedTuple):
+    """What is observed of a step, or of all steps with the time in front.
+
+    value: features, 0 where not observed, ``(feature, n)``.
+    observed: mask, ``(feature, n)``.
+    factor: Gaussian factors of the state from encoders, (0, 0) where missing, ``(latent, n)``;
+        None without encoders.
+    """
+
+    value: Float[Array, "*time feature n"]
+    observed: Bool[Array, "*time feature n"]
+    factor: Gaussian | None = None
+
+
+class FilteredStates(NamedTuple):
+    """Fields with the time in front.
+
+    filtered: p(z_t | x_{1:t}), ``(time, latent, n)`` and ``(time, latent, latent, n)``.
+    log_likelihood: log p(x_t | x_{1:t-1}) in nats, ``(time, n)``.
+    kl: KL(p(z_t | x_{1:t}) || p(z_t | x_{1:t-1})) in nats, ``(time, n)``.
+    """
+
+    filtered: FullMoments
+    log_likelihood: Float[Array, "time n"]
+    kl: Float[Array, "time n"]
+
+
+class Linearised(NamedTuple):
+    """A model linear in the state at each step, with the time in front.
+
+    transition: from step t to t + 1.
+    emission: of step t.
+    """
+
+    transition: Affine
+    emission: Affine | AffineFeatures
+
+
+def update_step(
+    model: FullModel, predicted: FullMoments, evidence: Evidence, points: StepPoints
+) -> tuple[FullMoments, square_root.Update]:
+    """p(z_t | x_{1:t-1}) -> p(z_t | x_{1:t}), for streaming; start from the initial distribution.
+
+    Args:
+        model: the model.
+        predicted: ``(latent, n)``.
+        evidence: of this step.
+        points: of the quadrature; see `step_points`.
+    """
+    change = square_root.update(
+        model.emission, predicted, points, evidence.value, evidence.observed
+    )
+    return _with_factor(predicted, change, evidence)
+
+
+def predict_step(model: FullModel, filtered: FullMoments, points: StepPoints) -> FullMoments:
+    """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming."""
+    return square_root.predict(model.transition, filtered, points)
+
+
+def full_filter(model: FullModel, evidence: Evidence, points: Points) -> FilteredStates:
+    """The filter from the first step to the last.
+
+    Args:
+        model: the model.
+        evidence: of all steps, time in front.
+        points: of the quadrature.
+    """
+    start = initial_states(model, evidence)
+    shared = points.offsets.shape[0] == 1
+
+    def _step(predicted, inputs):
+        """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
+        own, offsets = inputs
+        step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
+        filtered, change = update_step(model, predicted, own, step)
+        following = predict_step(model, filtered, step)
+        return following, FilteredStates(filtered, change.log_likelihood, change.kl)
+
+    # rematerialised: saving the points of every step takes many times the memory
+    _, found = jax.lax.scan(
+        jax.checkpoint(_step), start, (evidence, None if shared else points.offsets)
+    )
+    return found
+
+
+def linear_filter(initial: FullMoments, model: Linearised, evidence: Evidence) -> FilteredStates:
+    """The Kalman filter of a model that is linear at each step.
+
+    Args:
+        initial: p(z_1), ``(latent, n)``.
+        model: with a transition for every step; that of the last step is not used.
+        evidence: of all steps, time in front.
+    """
+
+    def _step(predicted, inputs):
+        """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
+        own, here = inputs
+        change = square_root.affine_update(here.emission, predicted, own.value, own.observed)
+        filtered, change = _with_factor(predicted, change, own)
+        following = square_root.affine_predict(here.transition, filtered)
+        return following, FilteredStates(filtered, change.log_likelihood, change.kl)
+
+    return jax.lax.scan(_step, initial, (evidence, model))[1]
+
+
+def initial_states(model: FullModel, evidence: Evidence) -> FullMoments:
+    """p(z_1) of every series, ``(latent, n)``."""
+    n = evidence.value.shape[-1]
+    return FullMoments(
+        *(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial)
+    )
+
+
+def _with_factor(
+    predicted: FullMoments, change: square_root.Update, evidence: Evidence
+) -> tuple[FullMoments, square_root.Update]:
+    filtered = square_root.updated(predicted, change)
+    if evidence.factor is None:
+        return filtered, change
+    further = square_root.update_factor(filtered, evidence.factor)
+    return square_root.updated(filtered, further), square_root.then(change, further)

@@ -1,0 +1,228 @@
+"""Smoothers with full covariance: Rauch-Tung-Striebel, posterior linearisation, sample paths.
+
+A posterior over paths is Markov backwards in time. It is kept as the filtered distribution of the
+last step and p(z_t | z_{t+1}, x_{1:t}) of every step before, each linear in z_{t+1} and Gaussian.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Float, Int
+
+from jdmm.inference import linalg, square_root
+from jdmm.inference.full_filtering import (
+    Evidence,
+    FilteredStates,
+    FullModel,
+    Linearised,
+    full_filter,
+    initial_states,
+    linear_filter,
+)
+from jdmm.inference.quadrature import Points
+from jdmm.inference.square_root import Affine, FullMoments, StepPoints
+from jdmm.series import Array
+
+
+class PathPosterior(NamedTuple):
+    """A Gaussian over the paths of each series, with the time in front.
+
+    smoothed: p(z_t | x_{1:T}), ``(time, latent, n)`` and ``(time, latent, latent, n)``, the roots
+        lower triangular.
+    backward: p(z_t | z_{t+1}, x_{1:t}). At and after the last step of a series it does not depend
+        on z_{t+1}.
+    log_likelihood: log p(x) under the model as it was linearised, in nats, ``(n,)``.
+    """
+
+    smoothed: FullMoments
+    backward: Affine
+    log_likelihood: Float[Array, " n"]
+
+
+def smooth_path(
+    model: FullModel, evidence: Evidence, lengths: Int[Array, " n"], points: Points
+) -> PathPosterior:
+    """The filter, and the Rauch-Tung-Striebel smoother behind it.
+
+    Args:
+        model: the model.
+        evidence: of all steps, time in front.
+        lengths: number of steps of each series.
+        points: of the quadrature.
+    """
+    found = full_filter(model, evidence, points)
+    backward = over_time(
+        lambda filtered, own: square_root.reverse(model.transition, filtered, own),
+        points,
+        found.filtered,
+    )
+    return _smooth(found, backward, lengths)
+
+
+def iterate_linearisation(
+    model: FullModel,
+    evidence: Evidence,
+    lengths: Int[Array, " n"],
+    points: Points,
+    start: PathPosterior,
+    iterations: int,
+    tolerance: float = 1e-2,
+) -> PathPosterior:
+    """Posterior linearisation (Garcia-Fernandez, Svensson & Sarkka 2017).
+
+    Transition and emission are linearised around the smoothed states; the linear Gaussian filter
+    and smoother give new ones. A series stops when its states move by less than `tolerance` sd. If
+    they move by more than in the iteration before, it goes half as far from then on.
+
+    Args:
+        model: the model.
+        evidence: of all steps, time in front.
+        lengths: number of steps of each series.
+        points: of the quadrature.
+        start: from `smooth_path`.
+        iterations: at most.
+        tolerance: root mean square move, in units of the smoothed sd.
+    """
+    initial = initial_states(model, evidence)
+    n, features = evidence.value.shape[-1], evidence.value.shape[1]
+    diagonal = features > model.latent
+    valid = jnp.arange(len(evidence.value))[:, None] < lengths[None]
+
+    def linearise(around: FullMoments) -> Linearised:
+        return Linearised(
+            over_time(
+                lambda own, at: square_root.linearise(model.transition, own, at), points, around
+            ),
+            over_time(
+                lambda own, at: square_root.linearise_emission(model.emission, own, at, diagonal),
+                points,
+                around,
+            ),
+        )
+
+    def solve(around: FullMoments) -> PathPosterior:
+        linear = linearise(around)
+        found = linear_filter(initial, linear, evidence)
+        backward = jax.vmap(square_root.affine_reverse)(linear.transition, found.filtered)
+        return _smooth(found, backward, lengths)
+
+    def going(carry) -> jax.Array:
+        """Whether any series still moves."""
+        return (carry[0] < iterations) & jnp.any(carry[3] > tolerance)
+
+    def _step(carry):
+        """One more iteration of the series that still move."""
+        count, around, path, moved, share = carry
+        following = solve(around)
+        difference = (following.smoothed.mean - around.mean)[:, :, None]
+        in_sd = jax.vmap(linalg.solve_lower)(following.smoothed.root, difference)[:, :, 0]
+        squares = jnp.where(valid, jnp.mean(in_sd**2, 1), 0.0)
+        move = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(lengths, 1))
+        share = jnp.where(move > moved, share / 2, share)
+        running = moved > tolerance
+        mean = around.mean + share * (following.smoothed.mean - around.mean)
+        target = FullMoments(mean, following.smoothed.root)
+        around, path = (
+            jax.tree.map(lambda new, old: jnp.where(running, new, old), *pair)
+            for pair in ((target, around), (following, path))
+        )
+        return count + 1, around, path, jnp.where(running, move, moved), share
+
+    carry = (0, start.smoothed, start, jnp.full(n, jnp.inf), jnp.ones(n))
+    return jax.lax.while_loop(going, _step, carry)[2]
+
+
+class SampledPaths(NamedTuple):
+    """Joint samples of paths, the series varying fastest among `m`.
+
+    states: ``(time, latent, m)``.
+    mean, variance: of the distribution that each was sampled from, ``(time, latent, m)``.
+    log_density: of the state under it, in nats, ``(time, m)``.
+    """
+
+    states: Float[Array, "time latent m"]
+    mean: Float[Array, "time latent m"]
+    variance: Float[Array, "time latent m"]
+    log_density: Float[Array, "time m"]
+
+
+def sample_paths(posterior: PathPosterior, noise: Float[Array, "time latent m"]) -> SampledPaths:
+    """Joint samples of whole paths, from the last step to the first.
+
+    Args:
+        posterior: of n series.
+        noise: standard normal, ``m = sample * n``, the series varying fastest.
+    """
+    n, size = posterior.smoothed.mean.shape[-1], noise.shape[-1]
+
+    def _step(state, inputs):
+        """z_{t+1} -> z_t."""
+        backward, own = inputs
+        slope, offset, root = (jnp.tile(leaf, size // n) for leaf in backward)
+        mean = linalg.matvec(slope, state) + offset
+        state = mean + linalg.matvec(root, own)
+        return state, (state, mean)
+
+    start = jnp.zeros(noise.shape[1:], noise.dtype)
+    _, (states, means) = jax.lax.scan(_step, start, (posterior.backward, noise), reverse=True)
+    root = posterior.backward.root
+    variance = jnp.tile(jnp.sum(root**2, 2), size // n)
+    logs = jnp.log(jax.vmap(linalg.diagonal)(root)) + 0.5 * square_root.LOG_2PI
+    density = -0.5 * jnp.sum(noise**2, 1) - jnp.tile(jnp.sum(logs, 1), size // n)
+    return SampledPaths(states, means, variance, density)
+
+
+def over_time(function, points: Points, gaussian: FullMoments):
+    """A step of `square_root` at all times at once, the time being more series.
+
+    Args:
+        function: of Gaussians ``(latent, time * n)`` and `StepPoints`.
+        points: of the quadrature.
+        gaussian: ``(time, latent, n)``.
+
+    Returns:
+        The tree of arrays that the function returns, with the time in front.
+    """
+    time, _, n = gaussian.mean.shape
+    _, latent, count, series = points.offsets.shape
+    offsets = points.offsets
+    if offsets.shape[0] > 1 or series > 1:
+        offsets = jnp.broadcast_to(offsets, (time, latent, count, n))
+    flat = FullMoments(*(_merge(leaf) for leaf in gaussian))
+    found = function(flat, StepPoints(_merge(offsets), points.weights))
+    return jax.tree.map(lambda leaf: _split(leaf, time), found)
+
+
+def _smooth(
+    found: FilteredStates, backward: Affine, lengths: Int[Array, " n"]
+) -> PathPosterior:
+    time = len(found.log_likelihood)
+    inside = jnp.arange(time)[:, None] < lengths[None] - 1
+    filtered = found.filtered
+    root = jax.vmap(linalg.triangularise)(filtered.root)
+    backward = Affine(
+        jnp.where(inside[:, None, None], backward.slope, 0.0),
+        jnp.where(inside[:, None], backward.offset, filtered.mean),
+        jnp.where(inside[:, None, None], backward.root, root),
+    )
+
+    def _step(following, own):
+        """p(z_{t+1} | x_{1:T}) -> p(z_t | x_{1:T})."""
+        smoothed = square_root.smooth(following, own)
+        return smoothed, smoothed
+
+    last = FullMoments(filtered.mean[-1], root[-1])
+    _, smoothed = jax.lax.scan(_step, last, backward, reverse=True)
+    return PathPosterior(smoothed, backward, jnp.sum(found.log_likelihood, 0))
+
+
+def _merge(leaf: jax.Array) -> jax.Array:
+    """``(time, *, n)`` -> ``(*, time * n)``."""
+    moved = jnp.moveaxis(leaf, 0, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
+
+
+def _split(leaf: jax.Array, time: int) -> jax.Array:
+    """The inverse of `_merge`."""
+    return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], time, -1), -2, 0)

@@ -1,0 +1,388 @@
+"""Steps of a Gaussian filter and smoother with full covariance, in square-root form.
+
+A Gaussian is N(m, L L'). Expectations over it are sums over the points m + L u_k of a quadrature
+rule. With the points, the moments of nonlinear functions follow by statistical linear regression;
+for linear functions everything is exact.
+
+All arrays have the series last: means ``(latent, n)``, roots ``(latent, latent, n)``. No covariance
+is ever subtracted: each step triangularises a matrix of deviations, which stays positive definite
+in single precision. See docs/full_covariance.md for the derivation.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Bool, Float
+
+from jdmm.inference import linalg
+from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.series import Array
+
+LOG_2PI = 1.8378770664093453
+
+Function = Callable[[Any], Moments]
+"""States ``(latent, n)`` -> conditional mean and variance ``(output, n)``."""
+
+
+class FullMoments(NamedTuple):
+    """N(mean, root root'); the root need not be triangular.
+
+    mean: ``(latent, n)``.
+    root: ``(latent, latent, n)``.
+    """
+
+    mean: Float[Array, "latent n"]
+    root: Float[Array, "latent latent n"]
+
+    @property
+    def variance(self) -> Float[Array, "latent n"]:
+        """The diagonal of the covariance."""
+        return jnp.sum(self.root**2, 1)
+
+
+class StepPoints(NamedTuple):
+    """Points of one step: offsets ``(latent, point, n)``, n may be 1, and weights ``(point,)``."""
+
+    offsets: Float[Array, "latent point n"]
+    weights: Float[Array, " point"]
+
+    @property
+    def scaled(self) -> Float[Array, "latent point n"]:
+        """The offsets times the roots of the weights, whose second moment is I."""
+        return self.offsets * jnp.sqrt(self.weights)[:, None]
+
+
+class Deviations(NamedTuple):
+    """A function at the points of a Gaussian.
+
+    mean: its mean ``(output, n)``.
+    deviations: from the mean at each point, times the root of its weight, ``(output, point, n)``.
+    variance: the mean of its conditional variance, ``(output, n)``.
+    """
+
+    mean: Float[Array, "output n"]
+    deviations: Float[Array, "output point n"]
+    variance: Float[Array, "output n"]
+
+
+class Affine(NamedTuple):
+    """z -> N(slope z + offset, root root'), one for each series.
+
+    slope: ``(output, latent, n)``.
+    offset: ``(output, n)``.
+    root: ``(output, column, n)``.
+    """
+
+    slope: Float[Array, "output latent n"]
+    offset: Float[Array, "output n"]
+    root: Float[Array, "output column n"]
+
+
+class AffineFeatures(NamedTuple):
+    """z -> N(slope z + offset, diag variance), for many features.
+
+    slope: ``(feature, latent, n)``.
+    offset, variance: ``(feature, n)``.
+    """
+
+    slope: Float[Array, "feature latent n"]
+    offset: Float[Array, "feature n"]
+    variance: Float[Array, "feature n"]
+
+
+class Update(NamedTuple):
+    """A predicted Gaussian N(m, L L') after an observation: N(m + L shift, L factor factor' L').
+
+    shift: ``(latent, n)``.
+    factor: ``(latent, latent, n)``.
+    log_likelihood: of what is observed, in nats, ``(n,)``.
+    log_determinant: of the factor, ``(n,)``.
+    """
+
+    shift: Float[Array, "latent n"]
+    factor: Float[Array, "latent latent n"]
+    log_likelihood: Float[Array, " n"]
+    log_determinant: Float[Array, " n"]
+
+    @property
+    def kl(self) -> Float[Array, " n"]:
+        """KL(updated || predicted) in nats."""
+        latent = self.shift.shape[0]
+        trace = jnp.sum(self.factor**2, (0, 1)) + jnp.sum(self.shift**2, 0)
+        return 0.5 * (trace - latent) - self.log_determinant
+
+
+def place(gaussian: FullMoments, points: StepPoints) -> Float[Array, "latent points"]:
+    """The points m + L u_k as one axis, ``(latent, point * n)``."""
+    states = gaussian.mean[:, None] + linalg.matmul(gaussian.root, points.offsets)
+    return states.reshape(states.shape[0], -1)
+
+
+def evaluate(function: Function, gaussian: FullMoments, points: StepPoints) -> Deviations:
+    """A function at the points of a Gaussian."""
+    count, n = points.offsets.shape[1], gaussian.mean.shape[1]
+    mean, variance = function(place(gaussian, points))
+    mean, variance = (leaf.reshape(-1, count, n) for leaf in (mean, variance))
+    weights = points.weights[:, None]
+    centre = jnp.sum(weights * mean, 1)
+    deviations = (mean - centre[:, None]) * jnp.sqrt(weights)
+    return Deviations(centre, deviations, jnp.sum(weights * variance, 1))
+
+
+def predict(transition: Function, filtered: FullMoments, points: StepPoints) -> FullMoments:
+    """The next state: mean of f(z), covariance of f(z) plus mean of its conditional variance.
+
+    Args:
+        transition: states -> moments of p(z' | z).
+        filtered: p(z | x_{1:t}).
+        points: of the quadrature.
+    """
+    reached = evaluate(transition, filtered, points)
+    noise = linalg.diagonal_matrix(jnp.sqrt(reached.variance))
+    root = linalg.triangularise(jnp.concatenate([reached.deviations, noise], 1))
+    return FullMoments(reached.mean, root)
+
+
+def reverse(transition: Function, filtered: FullMoments, points: StepPoints) -> Affine:
+    """p(z | z', x_{1:t}), from the joint Gaussian of z and z' (Rauch, Tung & Striebel 1965)."""
+    reached = evaluate(transition, filtered, points)
+    latent, n = filtered.mean.shape
+    noise = linalg.diagonal_matrix(jnp.sqrt(reached.variance))
+    scaled = jnp.broadcast_to(points.scaled, (latent, points.scaled.shape[1], n))
+    return _reverse(filtered, reached.mean, reached.deviations, noise, scaled)
+
+
+def _reverse(
+    filtered: FullMoments,
+    mean: jax.Array,
+    deviations: jax.Array,
+    noise: jax.Array,
+    scaled: jax.Array,
+) -> Affine:
+    """From z' = mean + deviations u + noise e and z = m + L scaled u."""
+    latent = filtered.mean.shape[0]
+    own = linalg.matmul(filtered.root, scaled)
+    above = jnp.concatenate([deviations, noise], 1)
+    below = jnp.concatenate([own, jnp.zeros_like(noise)], 1)
+    lower = linalg.triangularise(jnp.concatenate([above, below]))
+    predicted, cross, rest = lower[:latent, :latent], lower[latent:, :latent], lower[latent:, latent:]
+    gain = linalg.transpose(linalg.solve_lower_transposed(predicted, linalg.transpose(cross)))
+    return Affine(gain, filtered.mean - linalg.matvec(gain, mean), rest)
+
+
+def update(
+    emission: Function,
+    predicted: FullMoments,
+    points: StepPoints,
+    value: Float[Array, "feature n"],
+    observed: Bool[Array, "feature n"],
+) -> Update:
+    """What the observed features of a step say about the state.
+
+    Up to as many features as latent dimensions, with all their predicted covariances; more, with
+    the part of the covariance that is not linear in the state kept diagonal.
+
+    Args:
+        emission: states -> conditional mean and variance of the features.
+        predicted: p(z | x_{1:t-1}).
+        points: of the quadrature.
+        value: 0 where not observed.
+        observed: mask.
+    """
+    seen = evaluate(emission, predicted, points)
+    innovation = jnp.where(observed, value - seen.mean, 0.0)
+    deviations = jnp.where(observed[:, None], seen.deviations, 0.0)
+    if not many_features(predicted, value):
+        noise = linalg.diagonal_matrix(jnp.where(observed, jnp.sqrt(seen.variance), 1.0))
+        return update_array(deviations, noise, innovation, points.scaled, observed)
+    slope = linalg.matmul(deviations, linalg.transpose(points.scaled))
+    remaining = jnp.sum(deviations**2, 1) - jnp.sum(slope**2, 1)
+    variance = seen.variance + jnp.maximum(remaining, 0.0)
+    precision = jnp.where(observed, 1.0 / variance, 0.0)
+    return update_information(slope, precision, innovation)
+
+
+def many_features(predicted: FullMoments, value: Float[Array, "feature n"]) -> bool:
+    """Whether an update works in the dimensions of the state rather than of the features."""
+    return value.shape[0] > predicted.mean.shape[0]
+
+
+def update_array(
+    deviations: Float[Array, "feature point n"],
+    noise: Float[Array, "feature column n"],
+    innovation: Float[Array, "feature n"],
+    scaled: Float[Array, "latent point m"],
+    observed: Bool[Array, "feature n"],
+) -> Update:
+    """The update from the joint square root of features and state.
+
+    A missing feature has deviations and innovation 0 and a noise of its own of sd 1.
+
+    Args:
+        deviations: of the features at the points.
+        noise: a root of the covariance of their own noise.
+        innovation: value minus predicted mean.
+        scaled: deviations of the whitened state at the points.
+        observed: mask.
+    """
+    features, count, n = deviations.shape
+    latent = scaled.shape[0]
+    above = jnp.concatenate([deviations, noise], 1)
+    whitened = jnp.broadcast_to(scaled, (latent, count, n))
+    below = jnp.concatenate([whitened, jnp.zeros((latent, *noise.shape[1:]), noise.dtype)], 1)
+    lower = linalg.triangularise(jnp.concatenate([above, below]))
+    root, gain = lower[:features, :features], lower[features:, :features]
+    factor = lower[features:, features:]
+    error = linalg.solve_lower(root, innovation[:, None])[:, 0]
+    logs = jnp.where(observed, jnp.log(linalg.diagonal(root)) + 0.5 * LOG_2PI, 0.0)
+    return Update(
+        shift=linalg.matvec(gain, error),
+        factor=factor,
+        log_likelihood=-0.5 * jnp.sum(error**2, 0) - jnp.sum(logs, 0),
+        log_determinant=jnp.sum(jnp.log(linalg.diagonal(factor)), 0),
+    )
+
+
+def update_information(
+    slope: Float[Array, "feature latent n"],
+    precision: Float[Array, "feature n"],
+    innovation: Float[Array, "feature n"],
+) -> Update:
+    """The update from many features, linear in the whitened state, with diagonal noise.
+
+    B = I + H' R^-1 H = C C' has the size of the state. A missing feature has precision 0.
+
+    Args:
+        slope: H, of the features in the whitened state.
+        precision: R^-1.
+        innovation: value minus predicted mean.
+    """
+    latent, n = slope.shape[1], slope.shape[2]
+    eye = jnp.broadcast_to(jnp.eye(latent, dtype=slope.dtype)[:, :, None], (latent, latent, n))
+    weighted = linalg.transpose(slope * jnp.sqrt(precision)[:, None])
+    lower = linalg.triangularise(jnp.concatenate([eye, weighted], 1))
+    factor = linalg.solve_lower_transposed(lower, eye)
+    information = linalg.matmul(linalg.transpose(slope), (precision * innovation)[:, None])
+    half = linalg.solve_lower(lower, information)
+    shift = linalg.solve_lower_transposed(lower, half)[:, 0]
+    rest = innovation - linalg.matvec(slope, shift)
+    # a sum of squares, where r' R^-1 r - (H' R^-1 r)' B^-1 (H' R^-1 r) would cancel
+    quadratic = jnp.sum(precision * rest**2, 0) + jnp.sum(shift**2, 0)
+    logs = jnp.where(precision > 0, LOG_2PI - jnp.log(jnp.where(precision > 0, precision, 1.0)), 0.0)
+    log_determinant = -jnp.sum(jnp.log(linalg.diagonal(lower)), 0)
+    log_likelihood = -0.5 * (quadratic + jnp.sum(logs, 0)) + log_determinant
+    return Update(shift, factor, log_likelihood, log_determinant)
+
+
+def update_factor(predicted: FullMoments, evidence: Gaussian) -> Update:
+    """What a Gaussian factor of the state itself says, such as an encoder's; (0, 0) is missing.
+
+    The log-likelihood in the result is that of a pseudo-observation.
+    """
+    variance = jnp.where(evidence.precision > 0, 1 / jnp.maximum(evidence.precision, 1e-12), 0.0)
+    innovation = jnp.where(
+        evidence.precision > 0, evidence.weighted_mean * variance - predicted.mean, 0.0
+    )
+    return update_information(predicted.root, evidence.precision, innovation)
+
+
+def then(first: Update, second: Update) -> Update:
+    """Two updates in turn as one; the second whitens by the state after the first."""
+    return Update(
+        first.shift + linalg.matvec(first.factor, second.shift),
+        linalg.matmul(first.factor, second.factor),
+        first.log_likelihood + second.log_likelihood,
+        first.log_determinant + second.log_determinant,
+    )
+
+
+def updated(predicted: FullMoments, change: Update) -> FullMoments:
+    """The Gaussian after an update."""
+    return FullMoments(
+        predicted.mean + linalg.matvec(predicted.root, change.shift),
+        linalg.matmul(predicted.root, change.factor),
+    )
+
+
+def linearise(function: Function, gaussian: FullMoments, points: StepPoints) -> Affine:
+    """Statistical linear regression of a function on the state.
+
+    The slope is cov(f, z) P^-1; what the linear part does not explain adds to the noise.
+
+    Args:
+        function: states -> conditional moments.
+        gaussian: N(m, L L') with triangular L.
+        points: of the quadrature.
+    """
+    found = evaluate(function, gaussian, points)
+    whitened = linalg.matmul(found.deviations, linalg.transpose(points.scaled))
+    slope = linalg.transpose(
+        linalg.solve_lower_transposed(gaussian.root, linalg.transpose(whitened))
+    )
+    remaining = found.deviations - linalg.matmul(whitened, points.scaled)
+    noise = linalg.diagonal_matrix(jnp.sqrt(found.variance))
+    root = linalg.triangularise(jnp.concatenate([remaining, noise], 1))
+    return Affine(slope, found.mean - linalg.matvec(slope, gaussian.mean), root)
+
+
+def affine_predict(transition: Affine, filtered: FullMoments) -> FullMoments:
+    """The next state under a linear transition."""
+    own = linalg.matmul(transition.slope, filtered.root)
+    root = linalg.triangularise(jnp.concatenate([own, transition.root], 1))
+    return FullMoments(linalg.matvec(transition.slope, filtered.mean) + transition.offset, root)
+
+
+def affine_reverse(transition: Affine, filtered: FullMoments) -> Affine:
+    """p(z | z', x_{1:t}) under a linear transition."""
+    latent, n = filtered.mean.shape
+    eye = jnp.broadcast_to(
+        jnp.eye(latent, dtype=filtered.mean.dtype)[:, :, None], (latent, latent, n)
+    )
+    mean = linalg.matvec(transition.slope, filtered.mean) + transition.offset
+    deviations = linalg.matmul(transition.slope, filtered.root)
+    return _reverse(filtered, mean, deviations, transition.root, eye)
+
+
+def smooth(following: FullMoments, backward: Affine) -> FullMoments:
+    """p(z | x_{1:T}) from p(z' | x_{1:T}) and p(z | z', x_{1:t})."""
+    own = linalg.matmul(backward.slope, following.root)
+    root = linalg.triangularise(jnp.concatenate([own, backward.root], 1))
+    return FullMoments(linalg.matvec(backward.slope, following.mean) + backward.offset, root)
+
+
+def linearise_emission(
+    emission: Function, gaussian: FullMoments, points: StepPoints, diagonal: bool
+) -> Affine | AffineFeatures:
+    """`linearise` of the features; with `diagonal`, their remaining covariance is kept diagonal."""
+    if not diagonal:
+        return linearise(emission, gaussian, points)
+    found = evaluate(emission, gaussian, points)
+    whitened = linalg.matmul(found.deviations, linalg.transpose(points.scaled))
+    slope = linalg.transpose(
+        linalg.solve_lower_transposed(gaussian.root, linalg.transpose(whitened))
+    )
+    remaining = jnp.sum(found.deviations**2, 1) - jnp.sum(whitened**2, 1)
+    variance = found.variance + jnp.maximum(remaining, 0.0)
+    return AffineFeatures(slope, found.mean - linalg.matvec(slope, gaussian.mean), variance)
+
+
+def affine_update(
+    emission: Affine | AffineFeatures,
+    predicted: FullMoments,
+    value: Float[Array, "feature n"],
+    observed: Bool[Array, "feature n"],
+) -> Update:
+    """`update` under a linear emission."""
+    mean = linalg.matvec(emission.slope, predicted.mean) + emission.offset
+    innovation = jnp.where(observed, value - mean, 0.0)
+    slope = linalg.matmul(emission.slope, predicted.root)
+    if isinstance(emission, AffineFeatures):
+        precision = jnp.where(observed, 1.0 / emission.variance, 0.0)
+        return update_information(slope, precision, innovation)
+    seen = observed[:, None]
+    own = linalg.diagonal_matrix(jnp.where(observed, 0.0, 1.0).astype(value.dtype))
+    noise = jnp.concatenate([jnp.where(seen, emission.root, 0.0), own], 1)
+    eye = jnp.eye(slope.shape[1], dtype=value.dtype)[:, :, None]
+    return update_array(jnp.where(seen, slope, 0.0), noise, innovation, eye, observed)
