@@ -145,7 +145,7 @@ class SpiralsModel(nn.Module):
         ratio = (1 / prior_precision + (prior_mean - mean) ** 2) / variance
         return 0.5 * (variance.log() + prior_precision.log() + ratio - 1).sum()
 
-    def forward(self, values, beta):
+    def forward(self, values, beta=0.5):
         """The loss per time step, given values ``(modality, time, batch, 1)``."""
         bounds = [self.bound(values, view, beta, s) for s in (False, True) for view in VIEWS]
         matches = [self.matching(t) for t in (self.forward_transition, self.backward_transition)]
@@ -153,26 +153,29 @@ class SpiralsModel(nn.Module):
         return 0.5 * sum(bounds) / count + MATCH_WEIGHT * beta * sum(matches)
 
 
-def main():
-    """Times train steps and prints the median."""
-    parser = argparse.ArgumentParser(description="Times the spirals train step in eager PyTorch.")
-    parser.add_argument("--batch", type=int, default=100, help="series per train step [100]")
+def arguments(description, batch):
+    """A parser of the options that each of these scripts has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--batch", type=int, default=batch, help=f"series per train step [{batch}]")
     parser.add_argument("--steps", type=int, default=100, help="time steps per series [100]")
-    parser.add_argument("--particles", type=int, default=25, help="of the smoother [25]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
     parser.add_argument("--repeats", type=int, default=5, help="train steps timed [5]")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU [1]")
-    options = parser.parse_args()
+    return parser
+
+
+def time_steps(options, make_model):
+    """Times train steps of a model, whose output is its loss, and prints the median."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    model = SpiralsModel(options.particles).to(options.device)
+    model = make_model().to(options.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
     values = torch.randn(2, options.steps, options.batch, 1, device=options.device)
     times = []
     for _ in range(1 + options.repeats):  # the first warms up
         began = time.perf_counter()
         optimizer.zero_grad()
-        model(values, beta=0.5).backward()
+        model(values).backward()
         optimizer.step()
         if values.is_cuda:
             torch.cuda.synchronize()
@@ -180,6 +183,14 @@ def main():
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"seconds": statistics.median(times[1:]), "parameters": parameters}
     print(json.dumps(result | {"torch": torch.__version__, **vars(options)}))
+
+
+def main():
+    """Times the spirals train step."""
+    parser = arguments("Times the spirals train step in eager PyTorch.", batch=100)
+    parser.add_argument("--particles", type=int, default=25, help="of the smoother [25]")
+    options = parser.parse_args()
+    time_steps(options, lambda: SpiralsModel(options.particles))
 
 
 if __name__ == "__main__":

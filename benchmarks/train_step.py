@@ -1,13 +1,14 @@
-"""Time and memory of jdmm's train step, beside the same step in eager PyTorch.
+"""Time and memory of jdmm's train steps, beside the same steps in eager PyTorch.
 
     python -m pip install '.[benchmarks]'
-    python benchmarks/train_step.py                 # the spirals step, and its ratio to PyTorch
+    python benchmarks/train_step.py                 # the spirals steps, and their ratio to PyTorch
     python benchmarks/train_step.py --device=cuda   # the same on a GPU
 
-Every configuration runs in a process of its own, on the CPU on one thread and the same core, with
-random data in the form of the spirals: two modalities of one feature, three views in both passes.
-PyTorch and jdmm take turns, so that a busy machine slows both: trust the ratio more than the
-seconds. Prints Markdown, writes nothing.
+Two methods: `MDMM` with three views in both passes (`torch_step.py`), and `SigmaPointSSM`, learned
+by the likelihood of its filter (`torch_filter_step.py`). Every configuration runs in a process of
+its own, on the CPU on one thread and the same core, with random data in the form of the spirals:
+two modalities of one feature. PyTorch and jdmm take turns, so that a busy machine slows both: trust
+the ratio more than the seconds. Prints Markdown, writes nothing.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SIGMA_POINTS = 0
+METHODS = {"mdmm": "MDMM", "sigma_point": "SigmaPointSSM"}
+HIDDEN = 20
 COLUMNS = (
     "| moments | batch | T | latent | seeds | devices | s / step | compile s | temporaries MB "
     "| peak memory MB |"
@@ -38,7 +41,10 @@ WIDTH = COLUMNS.count("|") - 1
 
 @dataclass(frozen=True)
 class Case:
-    """One train step to measure; 0 particles are sigma points. By default that of the spirals."""
+    """One train step to measure; 0 particles are sigma points. By default that of the spirals.
+
+    `method` is a key of `METHODS`.
+    """
 
     particles: int = 25
     batch: int = 100
@@ -46,6 +52,7 @@ class Case:
     latent: int = 5
     seeds: int = 1
     devices: int = 1
+    method: str = "mdmm"
 
     def row(self, result: dict[str, Any], what: str = "") -> str:
         """Its row of a table; what was not measured stays blank."""
@@ -56,6 +63,13 @@ class Case:
         moments = f"{self.particles} particles" if self.particles else "sigma points"
         sizes = (self.batch, self.time, self.latent, self.seeds, self.devices)
         return f"| {' | '.join([what + moments, *map(str, sizes), *figures])} |"
+
+
+COMPARED = (
+    (Case(), Case(SIGMA_POINTS)),
+    (Case(SIGMA_POINTS, batch=25, method="sigma_point"),),
+)
+"""For each method its cases, the first of which runs in PyTorch too."""
 
 
 def measure(case: Case, repeats: int) -> dict[str, float]:
@@ -72,6 +86,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         TrainSettings,
         series_from_arrays,
     )
+    from jdmm.models.sigma_point import SigmaPointSSM
     from jdmm.training import parallel
     from jdmm.training.loop import initial_progress
     from jdmm.training.parallel import Devices
@@ -81,15 +96,18 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     parallel.initialise()
     values = np.random.default_rng(0).standard_normal((2, case.batch, case.time, 1))
     series = series_from_arrays({"x": values[0], "y": values[1]})
-    quadrature = (
-        Quadrature("particles", case.particles) if case.particles else Quadrature("sigma_points")
-    )
-    # the published loss: all views in both bounds
-    weights = LossWeights(
-        filter_fade=(1.0, 1.0), time_reversal=0.0, filter_unimodal=1.0, smoother_unimodal=1.0
-    )
     modalities = (Modality("x"), Modality("y"))
-    model = MDMM(modalities, latent=case.latent, quadrature=quadrature, weights=weights)
+    sizes: dict[str, Any] = {"latent": case.latent, "hidden": HIDDEN}
+    if case.particles:  # otherwise the sigma points that each model uses by default
+        sizes["quadrature"] = Quadrature("particles", case.particles)
+    if case.method == "sigma_point":
+        model = SigmaPointSSM(modalities, **sizes)
+    else:
+        # the published loss: all views in both bounds
+        weights = LossWeights(
+            filter_fade=(1.0, 1.0), time_reversal=0.0, filter_unimodal=1.0, smoother_unimodal=1.0
+        )
+        model = MDMM(modalities, weights=weights, **sizes)
     settings = TrainSettings(batch_size=case.batch)
     schedule = Schedule(settings, series.batch)
     devices = Devices.available(0 if jax.process_count() > 1 else case.devices)
@@ -142,10 +160,13 @@ def start(
 
 
 def run_torch(python: str, case: Case, repeats: int, device: str) -> dict[str, Any]:
-    """The same step by `torch_step.py`, in a process of its own."""
-    command = [python, str(HERE / "torch_step.py"), f"--batch={case.batch}", "--threads=1"]
-    command += [f"--device={device}"]
-    command += [f"--steps={case.time}", f"--particles={case.particles}", f"--repeats={repeats}"]
+    """The same step in PyTorch, in a process of its own."""
+    if case.method == "sigma_point":
+        command = [python, str(HERE / "torch_filter_step.py")]
+    else:
+        command = [python, str(HERE / "torch_step.py"), f"--particles={case.particles}"]
+    command += [f"--batch={case.batch}", "--threads=1", f"--device={device}"]
+    command += [f"--steps={case.time}", f"--repeats={repeats}"]
     return result(_start(command, {}))
 
 
@@ -159,35 +180,34 @@ def has_torch(python: str) -> bool:
 
 
 def compare(python: str | None, rounds: int, repeats: int, device: str) -> Iterator[str]:
-    """The table of the spirals step: PyTorch, if there is any, and jdmm in turns."""
-    cases = (Case(), Case(SIGMA_POINTS))
-    torch_runs, runs = [], {case: [] for case in cases}
+    """The table of the spirals steps: PyTorch, if there is any, and jdmm in turns."""
+    runs = {case: [] for cases in COMPARED for case in cases}
+    torch_runs = {cases[0]: [] for cases in COMPARED}
     for _ in range(rounds):
-        if python:
-            torch_runs.append(run_torch(python, Case(), repeats, device))
-        for case in cases:
-            runs[case].append(run_jax(case, repeats, device))
+        for cases in COMPARED:
+            if python:
+                torch_runs[cases[0]].append(run_torch(python, cases[0], repeats, device))
+            for case in cases:
+                runs[case].append(run_jax(case, repeats, device))
 
-    yield "## The spirals step\n"
+    yield "## The spirals steps\n"
     yield f"Rounds: {rounds}, and medians of them, each the median of {repeats} steps after one;"
     yield "the ratio is that of the medians, with the lowest and the highest of a round. Peak"
-    yield "memory includes Python, JAX and the compiler; on a GPU it is the device's."
-    yield f"Parameters: jdmm {runs[Case()][0]['parameters']}" + (
-        f", PyTorch {torch_runs[0]['torch']} {torch_runs[0]['parameters']}.\n" if python else ".\n"
-    )
+    yield "memory includes Python, JAX and the compiler; on a GPU it is the device's.\n"
+    for case, theirs in torch_runs.items():
+        yield f"Parameters of {METHODS[case.method]}: jdmm {runs[case][0]['parameters']}" + (
+            f", PyTorch {theirs[0]['torch']} {theirs[0]['parameters']}.\n" if theirs else ".\n"
+        )
     yield f"{COLUMNS} PyTorch / this |"
     yield "|:--|" + "--:|" * WIDTH
-    if python:
-        yield Case().row({"seconds": _median(torch_runs, "seconds")}, "PyTorch, ") + " 1 |"
-    for case in cases:
-        ratio = ""
-        if python:
-            pairs = zip(torch_runs, runs[case], strict=True)
-            each = [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
-            middle = _median(torch_runs, "seconds") / _median(runs[case], "seconds")
-            ratio = f"{middle:.1f} ({min(each):.1f} to {max(each):.1f})"
-        medians = {name: _median(runs[case], name) for name in runs[case][0]}
-        yield f"{case.row(medians)} {ratio} |"
+    for cases in COMPARED:
+        name, theirs = METHODS[cases[0].method], torch_runs[cases[0]]
+        if theirs:
+            seconds = {"seconds": _median(theirs, "seconds")}
+            yield cases[0].row(seconds, f"PyTorch, {name}, ") + " 1 |"
+        for case in cases:
+            medians = {figure: _median(runs[case], figure) for figure in runs[case][0]}
+            yield f"{case.row(medians, f'{name}, ')} {_ratio(theirs, runs[case])} |"
 
 
 def machine(where: str) -> str:
@@ -246,6 +266,15 @@ def main() -> None:
     print(machine(f"pinned to core {core}" if pin else "not pinned"))
     for line in compare(python, options.rounds, options.repeats, options.device):
         print(line, flush=True)
+
+
+def _ratio(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
+    """Seconds of theirs by seconds of ours; empty without theirs."""
+    if not theirs:
+        return ""
+    each = [a["seconds"] / b["seconds"] for a, b in zip(theirs, ours, strict=True)]
+    middle = _median(theirs, "seconds") / _median(ours, "seconds")
+    return f"{middle:.1f} ({min(each):.1f} to {max(each):.1f})"
 
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
