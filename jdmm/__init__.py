@@ -47,6 +47,7 @@ from jdmm.models import (
     VRNN,
     ImputationBaseline,
     LinearGaussianSSM,
+    SigmaPointSSM,
     StructuredInference,
 )
 from jdmm.models.base import ExactLikelihood, GradientModel, Model, SelfFittingModel
@@ -89,6 +90,7 @@ __all__ = [
     "Quadrature",
     "SelfFittingModel",
     "Series",
+    "SigmaPointSSM",
     "Standardise",
     "StructuredInference",
     "TrainSettings",

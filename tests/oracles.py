@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.networks import GatedTransition
@@ -188,3 +189,67 @@ def check_gradient(value_and_gradient: Callable, inputs: Any, step: float = 1e-6
         slope = sum(jax.tree.leaves(products))
         np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-6, atol=1e-6)
     return gradient
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """z_1 ~ N(m, V), z' = A z + b + N(0, Q), x = C z + d + N(0, R), as one joint Gaussian.
+
+    V, Q and R are diagonal and given by their diagonals. Works with numpy and with jax arrays, so
+    that its log-likelihood has a gradient.
+    """
+
+    mean: Any
+    variance: Any
+    dynamics: Any
+    bias: Any
+    noise: Any
+    emission: Any
+    emission_bias: Any
+    emission_noise: Any
+
+    def states(self, time: int) -> tuple[Any, Any]:
+        """Mean ``(time * latent,)`` and covariance of all states."""
+        means, latent = [self.mean], len(self.mean)
+        blocks = {(0, 0): jnp.diag(jnp.asarray(self.variance))}
+        for t in range(1, time):
+            means.append(self.dynamics @ means[-1] + self.bias)
+            for s in range(t):
+                blocks[t, s] = self.dynamics @ blocks[t - 1, s]
+                blocks[s, t] = blocks[t, s].T
+            own = self.dynamics @ blocks[t - 1, t - 1] @ self.dynamics.T
+            blocks[t, t] = own + jnp.diag(jnp.asarray(self.noise))
+        rows = [jnp.concatenate([blocks[t, s] for s in range(time)], 1) for t in range(time)]
+        return jnp.concatenate(means), jnp.concatenate(rows).reshape(time * latent, -1)
+
+    def posterior(self, values: np.ndarray, observed: np.ndarray) -> tuple[Any, Any, Any]:
+        """Mean and covariance of all states given ``(time, feature)``, and log p(x)."""
+        time = len(values)
+        mean, covariance = self.states(time)
+        keep = np.flatnonzero(observed.ravel())
+        emit = jnp.kron(jnp.eye(time), self.emission)[keep]
+        noise = jnp.tile(self.emission_noise, time)[keep]
+        error = values.ravel()[keep] - emit @ mean - jnp.tile(self.emission_bias, time)[keep]
+        total = emit @ covariance @ emit.T + jnp.diag(noise)
+        gain = jnp.linalg.solve(total, emit @ covariance).T if len(keep) else emit.T
+        likelihood = -0.5 * (
+            error @ (jnp.linalg.solve(total, error) if len(keep) else error)
+            + (jnp.linalg.slogdet(total)[1] if len(keep) else 0.0)
+            + len(keep) * np.log(2 * np.pi)
+        )
+        return mean + gain @ error, covariance - gain @ emit @ covariance, likelihood
+
+
+def linear_model(latent: int, features: int, seed: int = 0) -> LinearModel:
+    """A random one, whose dimensions are coupled."""
+    rng = np.random.default_rng(seed)
+    return LinearModel(
+        mean=rng.normal(size=latent),
+        variance=rng.uniform(0.5, 2, latent),
+        dynamics=rng.normal(size=(latent, latent)) / np.sqrt(latent),
+        bias=rng.normal(size=latent),
+        noise=rng.uniform(0.1, 1, latent),
+        emission=rng.normal(size=(features, latent)),
+        emission_bias=rng.normal(size=features),
+        emission_noise=rng.uniform(0.1, 0.5, features),
+    )

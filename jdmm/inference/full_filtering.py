@@ -22,6 +22,10 @@ from jdmm.inference.square_root import Affine, AffineFeatures, FullMoments, Func
 from jdmm.series import Array
 
 
+TOLERANCE = 1e-3
+"""By how much of itself rounding may raise a log-likelihood beyond its limit."""
+
+
 @dataclass(frozen=True)
 class FullModel:
     """A state space model as pure functions, its variables bound.
@@ -63,11 +67,14 @@ class FilteredStates(NamedTuple):
     filtered: p(z_t | x_{1:t}), ``(time, latent, n)`` and ``(time, latent, latent, n)``.
     log_likelihood: log p(x_t | x_{1:t-1}) in nats, ``(time, n)``.
     kl: KL(p(z_t | x_{1:t}) || p(z_t | x_{1:t-1})) in nats, ``(time, n)``.
+    broken: whether the log-likelihood is not finite, or larger than the noise of the emissions
+        allows, ``(time, n)``: a covariance has lost its positive definiteness.
     """
 
     filtered: FullMoments
     log_likelihood: Float[Array, "time n"]
     kl: Float[Array, "time n"]
+    broken: Bool[Array, "time n"]
 
 
 class Linearised(NamedTuple):
@@ -120,7 +127,7 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)
         following = predict_step(model, filtered, step)
-        return following, FilteredStates(filtered, change.log_likelihood, change.kl)
+        return following, _filtered(filtered, change)
 
     # rematerialised: saving the points of every step takes many times the memory
     _, found = jax.lax.scan(
@@ -144,7 +151,7 @@ def linear_filter(initial: FullMoments, model: Linearised, evidence: Evidence) -
         change = square_root.affine_update(here.emission, predicted, own.value, own.observed)
         filtered, change = _with_factor(predicted, change, own)
         following = square_root.affine_predict(here.transition, filtered)
-        return following, FilteredStates(filtered, change.log_likelihood, change.kl)
+        return following, _filtered(filtered, change)
 
     return jax.lax.scan(_step, initial, (evidence, model))[1]
 
@@ -155,6 +162,12 @@ def initial_states(model: FullModel, evidence: Evidence) -> FullMoments:
     return FullMoments(
         *(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial)
     )
+
+
+def _filtered(filtered: FullMoments, change: square_root.Update) -> FilteredStates:
+    most = change.limit + TOLERANCE * (1.0 + jnp.abs(change.limit))
+    broken = ~(change.log_likelihood <= most)
+    return FilteredStates(filtered, change.log_likelihood, change.kl, broken)
 
 
 def _with_factor(

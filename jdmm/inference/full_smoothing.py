@@ -20,6 +20,7 @@ from jdmm.inference.full_filtering import (
     initial_states,
     linear_filter,
 )
+from jdmm.inference.gaussian import Moments
 from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import Affine, FullMoments, StepPoints
 from jdmm.series import Array
@@ -107,6 +108,9 @@ def iterate_linearisation(
         backward = jax.vmap(square_root.affine_reverse)(linear.transition, found.filtered)
         return _smooth(found, backward, lengths)
 
+    def lift(mask: jax.Array, like: jax.Array) -> jax.Array:
+        return mask.reshape(*(1,) * (like.ndim - 1), -1)
+
     def going(carry) -> jax.Array:
         """Whether any series still moves."""
         return (carry[0] < iterations) & jnp.any(carry[3] > tolerance)
@@ -121,10 +125,10 @@ def iterate_linearisation(
         move = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(lengths, 1))
         share = jnp.where(move > moved, share / 2, share)
         running = moved > tolerance
-        mean = around.mean + share * (following.smoothed.mean - around.mean)
+        mean = around.mean + share[None, None] * (following.smoothed.mean - around.mean)
         target = FullMoments(mean, following.smoothed.root)
         around, path = (
-            jax.tree.map(lambda new, old: jnp.where(running, new, old), *pair)
+            jax.tree.map(lambda new, old: jnp.where(lift(running, new), new, old), *pair)
             for pair in ((target, around), (following, path))
         )
         return count + 1, around, path, jnp.where(running, move, moved), share
@@ -173,24 +177,116 @@ def sample_paths(posterior: PathPosterior, noise: Float[Array, "time latent m"])
     return SampledPaths(states, means, variance, density)
 
 
-def over_time(function, points: Points, gaussian: FullMoments):
-    """A step of `square_root` at all times at once, the time being more series.
+def conditional_prior(model: FullModel, states: Float[Array, "time latent m"]) -> Moments:
+    """p(z_1), and p(z_t | z_{t-1}) at the states of paths, ``(time, latent, m)``."""
+    time, latent, m = states.shape
+    reached = model.transition(jnp.moveaxis(states[:-1], 0, 1).reshape(latent, -1))
+    first = Moments(model.initial.mean, model.initial.variance)
+    return Moments(
+        *(
+            jnp.concatenate(
+                [
+                    jnp.broadcast_to(start, (1, latent, m)),
+                    jnp.moveaxis(leaf.reshape(latent, time - 1, m), 1, 0),
+                ]
+            )
+            for start, leaf in zip(first, reached, strict=True)
+        )
+    )
+
+
+def sample_prior(
+    model: FullModel, noise: Float[Array, "time latent m"]
+) -> Float[Array, "time latent m"]:
+    """Paths sampled from the prior, from the first step to the last, by standard normal `noise`."""
+
+    def _step(state, own):
+        """z_t -> z_{t+1}."""
+        mean, variance = model.transition(state)
+        following = mean + jnp.sqrt(variance) * own
+        return following, following
+
+    first = model.initial.mean + linalg.matvec(model.initial.root, noise[0])
+    _, states = jax.lax.scan(_step, first, noise[1:])
+    return jnp.concatenate([first[None], states])
+
+
+def transition_divergence(
+    model: FullModel, posterior: PathPosterior, lengths: Int[Array, " n"], points: Points
+) -> Float[Array, " n"]:
+    """KL(q(z_{1:T}) || p(z_{1:T})) of the path posterior q, in nats.
+
+    Each pair of states is integrated by points of ``2 * latent`` dimensions: z' from q(z'), and z
+    from q(z | z').
 
     Args:
-        function: of Gaussians ``(latent, time * n)`` and `StepPoints`.
+        model: the model.
+        posterior: of the paths.
+        lengths: number of steps of each series.
+        points: of the quadrature, in ``2 * latent`` dimensions.
+    """
+    latent, time = model.latent, len(posterior.smoothed.mean)
+    following = FullMoments(*(leaf[1:] for leaf in posterior.smoothed))
+    backward = Affine(*(leaf[:-1] for leaf in posterior.backward))
+
+    def log_prob(pairs: tuple[FullMoments, Affine], own: StepPoints) -> jax.Array:
+        """E log p(z' | z), ``(n,)``."""
+        later, kernel = pairs
+        there = later.mean[:, None] + linalg.matmul(later.root, own.offsets[:latent])
+        here = (
+            linalg.matmul(kernel.slope, there)
+            + kernel.offset[:, None]
+            + linalg.matmul(kernel.root, own.offsets[latent:])
+        )
+        reached = model.transition(here.reshape(latent, -1))
+        mean, variance = (leaf.reshape(here.shape) for leaf in reached)
+        each = (there - mean) ** 2 / variance + jnp.log(variance) + square_root.LOG_2PI
+        return -0.5 * own.weights @ jnp.sum(each, 0)
+
+    offsets = points.offsets[: time - 1]
+    pairs = over_time(log_prob, Points(offsets, points.weights), (following, backward))
+    inside = jnp.arange(time)[:, None] < lengths[None]
+    expected = jnp.sum(jnp.where(inside[1:], pairs, 0.0), 0)
+    first, start = FullMoments(*(leaf[0] for leaf in posterior.smoothed)), model.initial
+    root = jnp.broadcast_to(start.root, first.root.shape)
+    difference = linalg.solve_lower(root, (first.mean - start.mean)[:, None])[:, 0]
+    spread = linalg.solve_lower(root, first.root)
+    expected -= 0.5 * (jnp.sum(difference**2, 0) + jnp.sum(spread**2, (0, 1)))
+    expected -= jnp.sum(jnp.log(linalg.diagonal(root)), 0) + 0.5 * latent * square_root.LOG_2PI
+    logs = jnp.sum(jnp.log(jax.vmap(linalg.diagonal)(posterior.backward.root)), 1)
+    entropy = logs + 0.5 * latent * (1 + square_root.LOG_2PI)
+    return -jnp.sum(jnp.where(inside, entropy, 0.0), 0) - expected
+
+
+def place_all(
+    states: FullMoments, points: Points
+) -> Float[Array, "time latent point n"]:
+    """The points of the Gaussians ``(time, latent, n)`` of all steps."""
+
+    def place(own: FullMoments, at: StepPoints) -> jax.Array:
+        return own.mean[:, None] + linalg.matmul(own.root, at.offsets)
+
+    return over_time(place, points, states)
+
+
+def over_time(function, points: Points, states):
+    """A function of one step at all times at once, the time being more series.
+
+    Args:
+        function: of a tree of arrays ``(*, time * n)`` and `StepPoints`.
         points: of the quadrature.
-        gaussian: ``(time, latent, n)``.
+        states: the tree, ``(time, *, n)``.
 
     Returns:
         The tree of arrays that the function returns, with the time in front.
     """
-    time, _, n = gaussian.mean.shape
+    leaf = jax.tree.leaves(states)[0]
+    time, n = leaf.shape[0], leaf.shape[-1]
     _, latent, count, series = points.offsets.shape
     offsets = points.offsets
     if offsets.shape[0] > 1 or series > 1:
         offsets = jnp.broadcast_to(offsets, (time, latent, count, n))
-    flat = FullMoments(*(_merge(leaf) for leaf in gaussian))
-    found = function(flat, StepPoints(_merge(offsets), points.weights))
+    found = function(jax.tree.map(_merge, states), StepPoints(_merge(offsets), points.weights))
     return jax.tree.map(lambda leaf: _split(leaf, time), found)
 
 

@@ -21,9 +21,6 @@ MAX_UNROLLED = 16
 LEAST_NORM = 1e-30
 """Norms below this count as this one, so that a matrix of zeros has finite gradients."""
 
-Matrix = Float[Array, "row column n"]
-
-
 @jax.custom_vjp
 def matmul(
     a: Float[Array, "row inner n"], b: Float[Array, "inner column m"]
@@ -39,13 +36,11 @@ def matmul(
     return functools.reduce(operator.add, map(operator.mul, columns, rows))
 
 
-def _matmul_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _matmul_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     return matmul(a, b), (a, b)
 
 
-def _matmul_backward(
-    inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _matmul_backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, ...]:
     a, b = inputs
     own = matmul(gradient, transpose(b)), matmul(transpose(a), gradient)
     return tuple(
@@ -64,14 +59,14 @@ def matvec(
     return matmul(a, b[:, None])[:, 0]
 
 
-def transpose(a: Matrix) -> Float[Array, "column row n"]:
+def transpose(a: Float[Array, "row column n"]) -> Float[Array, "column row n"]:
     """The transposed matrices."""
     return jnp.swapaxes(a, 0, 1)
 
 
 def diagonal(a: Float[Array, "row row n"]) -> Float[Array, "row n"]:
     """The diagonals ``(row, n)`` of square matrices."""
-    return jnp.moveaxis(jnp.diagonal(a), -1, 0)
+    return jnp.swapaxes(jnp.diagonal(a), 0, 1)
 
 
 def diagonal_matrix(values: Float[Array, "row n"]) -> Float[Array, "row row n"]:
@@ -112,7 +107,9 @@ def _triangularise_backward(
 triangularise.defvjp(_triangularise_forward, _triangularise_backward)
 
 
-def solve_lower(lower: Float[Array, "row row n"], b: Matrix) -> Matrix:
+def solve_lower(
+    lower: Float[Array, "row row n"], b: Float[Array, "row column m"]
+) -> Float[Array, "row column _"]:
     """L^-1 B for lower triangular L."""
     if lower.shape[0] > MAX_UNROLLED:
         return _solve_large(lower, b, transposed=False)
@@ -120,12 +117,14 @@ def solve_lower(lower: Float[Array, "row row n"], b: Matrix) -> Matrix:
     for i in range(lower.shape[0]):
         rest = b[i]
         for j in range(i):
-            rest = rest - lower[i, j] * rows[j]
-        rows.append(rest / jnp.maximum(lower[i, i], LEAST_NORM))
+            rest = rest - lower[i, j][None] * rows[j]
+        rows.append(rest / jnp.maximum(lower[i, i], LEAST_NORM)[None])
     return jnp.stack(rows)
 
 
-def solve_lower_transposed(lower: Float[Array, "row row n"], b: Matrix) -> Matrix:
+def solve_lower_transposed(
+    lower: Float[Array, "row row n"], b: Float[Array, "row column m"]
+) -> Float[Array, "row column _"]:
     """L'^-1 B for lower triangular L."""
     if lower.shape[0] > MAX_UNROLLED:
         return _solve_large(lower, b, transposed=True)
@@ -134,8 +133,8 @@ def solve_lower_transposed(lower: Float[Array, "row row n"], b: Matrix) -> Matri
     for i in reversed(range(size)):
         rest = b[i]
         for j in range(i + 1, size):
-            rest = rest - lower[j, i] * rows[j]
-        rows[i] = rest / jnp.maximum(lower[i, i], LEAST_NORM)
+            rest = rest - lower[j, i][None] * rows[j]
+        rows[i] = rest / jnp.maximum(lower[i, i], LEAST_NORM)[None]
     return jnp.stack([rows[i] for i in range(size)])
 
 
@@ -151,7 +150,7 @@ def _lq(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     columns, directions = [], []
     for i in range(size):
         norm = jnp.sqrt(jnp.sum(a[0] ** 2, 0))
-        direction = a[0] / jnp.maximum(norm, LEAST_NORM)
+        direction = a[0] / jnp.maximum(norm, LEAST_NORM)[None]
         projections = jnp.sum(a[1:] * direction[None], 1)
         a = a[1:] - projections[:, None] * direction[None]
         columns.append(jnp.pad(jnp.concatenate([norm[None], projections]), ((i, 0), (0, 0))))
@@ -161,6 +160,8 @@ def _lq(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _solve_large(lower: jax.Array, b: jax.Array, transposed: bool) -> jax.Array:
     size = max(lower.shape[2], b.shape[2])
+    zero = diagonal_matrix(jnp.where(diagonal(lower) < LEAST_NORM, LEAST_NORM, 0.0))
+    lower = lower + zero.astype(lower.dtype)
     lower, b = (
         jnp.moveaxis(jnp.broadcast_to(m, (*m.shape[:2], size)), -1, 0) for m in (lower, b)
     )

@@ -51,7 +51,7 @@ class StepPoints(NamedTuple):
     @property
     def scaled(self) -> Float[Array, "latent point n"]:
         """The offsets times the roots of the weights, whose second moment is I."""
-        return self.offsets * jnp.sqrt(self.weights)[:, None]
+        return self.offsets * jnp.sqrt(self.weights)[None, :, None]
 
 
 class Deviations(NamedTuple):
@@ -99,12 +99,15 @@ class Update(NamedTuple):
     factor: ``(latent, latent, n)``.
     log_likelihood: of what is observed, in nats, ``(n,)``.
     log_determinant: of the factor, ``(n,)``.
+    limit: the log-likelihood of features at their predicted means, certain but for their own noise,
+        ``(n,)``. A larger log-likelihood is that of a covariance which is not positive definite.
     """
 
     shift: Float[Array, "latent n"]
     factor: Float[Array, "latent latent n"]
     log_likelihood: Float[Array, " n"]
     log_determinant: Float[Array, " n"]
+    limit: Float[Array, " n"]
 
     @property
     def kl(self) -> Float[Array, " n"]:
@@ -125,7 +128,7 @@ def evaluate(function: Function, gaussian: FullMoments, points: StepPoints) -> D
     count, n = points.offsets.shape[1], gaussian.mean.shape[1]
     mean, variance = function(place(gaussian, points))
     mean, variance = (leaf.reshape(-1, count, n) for leaf in (mean, variance))
-    weights = points.weights[:, None]
+    weights = points.weights[None, :, None]
     centre = jnp.sum(weights * mean, 1)
     deviations = (mean - centre[:, None]) * jnp.sqrt(weights)
     return Deviations(centre, deviations, jnp.sum(weights * variance, 1))
@@ -195,8 +198,10 @@ def update(
     innovation = jnp.where(observed, value - seen.mean, 0.0)
     deviations = jnp.where(observed[:, None], seen.deviations, 0.0)
     if not many_features(predicted, value):
-        noise = linalg.diagonal_matrix(jnp.where(observed, jnp.sqrt(seen.variance), 1.0))
-        return update_array(deviations, noise, innovation, points.scaled, observed)
+        noise = jnp.where(observed, jnp.sqrt(seen.variance), 1.0)
+        return update_array(
+            deviations, linalg.diagonal_matrix(noise), innovation, points.scaled, observed
+        )
     slope = linalg.matmul(deviations, linalg.transpose(points.scaled))
     remaining = jnp.sum(deviations**2, 1) - jnp.sum(slope**2, 1)
     variance = seen.variance + jnp.maximum(remaining, 0.0)
@@ -237,11 +242,13 @@ def update_array(
     factor = lower[features:, features:]
     error = linalg.solve_lower(root, innovation[:, None])[:, 0]
     logs = jnp.where(observed, jnp.log(linalg.diagonal(root)) + 0.5 * LOG_2PI, 0.0)
+    least = 0.5 * jnp.log(jnp.sum(noise**2, 1)) + 0.5 * LOG_2PI
     return Update(
         shift=linalg.matvec(gain, error),
         factor=factor,
         log_likelihood=-0.5 * jnp.sum(error**2, 0) - jnp.sum(logs, 0),
         log_determinant=jnp.sum(jnp.log(linalg.diagonal(factor)), 0),
+        limit=-jnp.sum(jnp.where(observed, least, 0.0), 0),
     )
 
 
@@ -273,7 +280,7 @@ def update_information(
     logs = jnp.where(precision > 0, LOG_2PI - jnp.log(jnp.where(precision > 0, precision, 1.0)), 0.0)
     log_determinant = -jnp.sum(jnp.log(linalg.diagonal(lower)), 0)
     log_likelihood = -0.5 * (quadratic + jnp.sum(logs, 0)) + log_determinant
-    return Update(shift, factor, log_likelihood, log_determinant)
+    return Update(shift, factor, log_likelihood, log_determinant, -0.5 * jnp.sum(logs, 0))
 
 
 def update_factor(predicted: FullMoments, evidence: Gaussian) -> Update:
@@ -295,6 +302,7 @@ def then(first: Update, second: Update) -> Update:
         linalg.matmul(first.factor, second.factor),
         first.log_likelihood + second.log_likelihood,
         first.log_determinant + second.log_determinant,
+        first.limit + second.limit,
     )
 
 

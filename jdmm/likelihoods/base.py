@@ -65,12 +65,17 @@ class Likelihood(abc.ABC):
         """The numbers ``(..., statistic)`` of `value` ``(..., feature)`` that `moments` describe."""
         return value
 
-    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array] | None:
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
         """Conditional mean and variance of the `statistics`, each ``(..., statistic)``.
 
-        None for a likelihood that has none; a Gaussian filter then cannot use its values.
+        A likelihood without this method cannot update a Gaussian filter; see `has_moments`.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no conditional moments")
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the likelihood defines `moments`."""
+        return type(self).moments is not Likelihood.moments
 
     @abc.abstractmethod
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:

@@ -102,10 +102,13 @@ class Loss(NamedTuple):
 
     terms: name -> sum over the batch in nats, weighted as in the loss except for beta.
     count: number of time steps within the lengths of the series.
+    broken: `Series.index` of a series whose numbers cannot be right, -1 if there is none; None for
+        a loss without such a check. It stops the training.
     """
 
     terms: dict[str, jax.Array]
     count: jax.Array
+    broken: jax.Array | None = None
 
     def total(self, beta: jax.Array | float) -> jax.Array:
         """The loss in nats per time step: (log-likelihoods + beta divergences) / count."""
@@ -117,6 +120,11 @@ class Loss(NamedTuple):
     def means(self) -> dict[str, jax.Array]:
         """Each term in nats per time step."""
         return {name: term / jnp.maximum(self.count, 1) for name, term in self.terms.items()}
+
+
+def first_of(mask: jax.Array, series: Series) -> jax.Array:
+    """`Series.index` of the first series where a mask ``(batch,)`` holds, -1 if there is none."""
+    return jnp.where(jnp.any(mask), jnp.asarray(series.index)[jnp.argmax(mask)], -1)
 
 
 def mdmm_loss(

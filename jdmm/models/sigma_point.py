@@ -1,9 +1,12 @@
 """A deep Markov model with Gaussian filters and smoothers of full covariance.
 
-Its dynamics are learned by the likelihood of the filter: no inference networks, no sampling. See
-docs/full_covariance.md.
+    z_1 ~ N(m, P)    z_{t+1} ~ N(f(z_t), diag v(z_t))    x_t ~ p(x_t | z_t)
+
+Its dynamics are learned by the likelihood of the filter: without inference networks, and without
+sampling. docs/full_covariance.md derives it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +24,11 @@ from jdmm.inference import filtering, full_filtering, full_smoothing
 from jdmm.inference.full_filtering import Evidence, FullModel
 from jdmm.inference.full_smoothing import PathPosterior
 from jdmm.inference.gaussian import Gaussian, Moments, product
-from jdmm.inference.quadrature import ROTATED_SIGMA_POINTS, Quadrature
+from jdmm.inference.quadrature import ROTATED_SIGMA_POINTS, Points, Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.inference.square_root import FullMoments
 from jdmm.likelihoods import SD_FLOOR, Normal, Raw
+from jdmm.models import objectives
 from jdmm.models.base import (
     Config,
     GradientModel,
@@ -44,15 +48,31 @@ from jdmm.models.emission import (
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups
 from jdmm.models.objectives import Loss
-from jdmm.networks import GatedTransition, HomoscedasticDecoder
+from jdmm.networks import HomoscedasticDecoder, ProductTransition
 from jdmm.series import Series
 
 MOMENTS, ENCODER = "moments", "encoder"
-"""How a modality updates the state: by its conditional moments, or by its encoder's factor."""
+UPDATES = (MOMENTS, ENCODER)
 
-LIKELIHOOD, BOUND = "likelihood", "bound"
+MLP, LINEAR = "mlp", "linear"
+EMISSIONS = (MLP, LINEAR)
 
-EMISSIONS = ("mlp", "linear")
+AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND = "auto", "likelihood", "filter", "smoother"
+OBJECTIVES = (AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND)
+
+INFERENCE_FIELDS = {
+    "rule": str,
+    "particles": int,
+    "order": int,
+    "prediction_rule": str,
+    "prediction_particles": int,
+    "prediction_order": int,
+    "iterations": int,
+    "tolerance": float,
+}
+
+OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "iterations", "tolerance", "objective")
+"""Fields of `SigmaPointSSM` that the sections `inference` and `loss` of a configuration give."""
 
 
 class Networks(nn.Module):
@@ -63,27 +83,23 @@ class Networks(nn.Module):
     latent: int
     hidden: int
     emission: str
-    transition_network: nn.Module | None
+    own_transition: nn.Module | None
 
     def setup(self) -> None:
         """Makes the submodules."""
         self.initial_mean = self.param("initial_mean", nn.initializers.zeros, (self.latent,))
         self.initial_log_sd = self.param("initial_log_sd", nn.initializers.zeros, (self.latent,))
-        own = self.transition_network
-        self.transition = own or GatedTransition(self.latent, self.hidden, identity=True)
+        self.transition = self.own_transition or ProductTransition(self.latent, self.hidden)
         self.encoders = {
             m.name: make_encoder(m, self.latent, self.hidden)
             for m in self.modalities
             if m.name in self.encoded
         }
-        self.decoders = {m.name: self.make_decoder(m) for m in self.modalities}
-
-    def make_decoder(self, modality: Modality) -> nn.Module:
-        """The modality's own decoder, or the default one."""
-        hidden = self.hidden if self.emission == "mlp" else 0
-        return modality.decoder or HomoscedasticDecoder(
-            modality.features, modality.likelihood, hidden
-        )
+        hidden = self.hidden if self.emission == MLP else 0
+        self.decoders = {
+            m.name: m.decoder or HomoscedasticDecoder(m.features, m.likelihood, hidden)
+            for m in self.modalities
+        }
 
     def initial(self) -> FullMoments:
         """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""
@@ -91,7 +107,7 @@ class Networks(nn.Module):
         return FullMoments(self.initial_mean[:, None], jnp.diag(sd)[:, :, None])
 
     def step_forward(self, state: jax.Array) -> Moments:
-        """Moments of p(z_{t+1} | z_t), ``(latent, *states)``."""
+        """p(z_{t+1} | z_t) of states ``(latent, *states)``."""
         return self.transition(state)
 
     def __call__(self, series: Series) -> None:
@@ -99,7 +115,26 @@ class Networks(nn.Module):
         encoded = [m for m in self.modalities if m.name in self.encoded]
         init_encoders(encoded, self.encoders, series, self.latent)
         init_decoders(self.modalities, self.decoders, self.latent)
-        self.step_forward(self.initial().mean)
+        check_transition(self.step_forward(jnp.zeros((self.latent, 1))), self.latent)
+
+
+def check_transition(reached: Any, latent: int) -> None:
+    """Checks what a transition returns for states ``(latent, 1)``.
+
+    Raises:
+        InputError: if that is no mean and variance of the next state.
+    """
+    if not isinstance(reached, Moments):
+        raise InputError(
+            "expected a Gaussian transition, which returns Moments(mean, variance) of the next "
+            f"states, got {type(reached).__name__}"
+        )
+    for name, leaf in zip(Moments._fields, reached, strict=True):
+        if leaf.shape != (latent, 1):
+            raise InputError(
+                f"expected the transition to return a {name} of shape {(latent, 1)} for states "
+                f"{(latent, 1)}, got {leaf.shape}"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,16 +147,17 @@ class SigmaPointSSM(GradientModel):
         emission: the default decoders: "mlp" (one hidden layer) or "linear". The sd of normal
             features is learned and does not depend on the state.
         transition: a Flax module, states ``(latent, n)`` -> `Moments` of the next states; None for
-            a gated transition that starts near the identity.
+            a `ProductTransition`.
         updates: modality -> "moments" (its values update the state by their conditional moments) or
             "encoder" (by the Gaussian factor of its encoder). By default "encoder" for a modality
-            with an encoder, else "moments".
+            that has an encoder or a likelihood without moments, else "moments".
         quadrature: of the filter in training.
         prediction_quadrature: of filter and smoother in prediction.
         iterations: of posterior linearisation in prediction, at most; 0 for none.
         tolerance: an iteration that moves the states by fewer sd is the last.
-        objective: of the training: "likelihood" (of the filter; all modalities normal and updated
-            by moments), "bound" (of the filter, for all likelihoods), or "auto".
+        objective: of the training: "likelihood" (of the filter; for normal modalities, updated by
+            moments), "filter" (the bound of the filter, for all likelihoods and encoders),
+            "smoother" (the bound of the smoother), or "auto": the first that the modalities allow.
 
     Raises:
         InputError: for values that make no model.
@@ -129,23 +165,96 @@ class SigmaPointSSM(GradientModel):
 
     latent: int = 5
     hidden: int = 20
-    emission: str = "mlp"
+    emission: str = MLP
     transition: nn.Module | None = None
     updates: Mapping[str, str] = FrozenDict()
     quadrature: Quadrature = Quadrature(ROTATED_SIGMA_POINTS)
     prediction_quadrature: Quadrature = Quadrature()
     iterations: int = 3
     tolerance: float = 0.01
-    objective: str = "auto"
+    objective: str = AUTO
     networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        object.__setattr__(self, "updates", FrozenDict(self.updates))  # has a hash
+        check_whole("model.latent", self.latent, 1)
+        check_whole("model.hidden", self.hidden, 1)
+        check_whole("inference.iterations", self.iterations, 0)
+        check_at_least("inference.tolerance", self.tolerance, 0)
+        for name, value, known in (
+            ("model.emission", self.emission, EMISSIONS),
+            ("loss.objective", self.objective, OBJECTIVES),
+        ):
+            if value not in known:
+                raise InputError(f"expected {name} among {', '.join(known)}, got {value!r}")
+        if self.transition is not None and not isinstance(self.transition, nn.Module):
+            raise InputError(f"expected a Flax module as transition, got {self.transition!r}")
+        for quadrature in (self.quadrature, self.prediction_quadrature):
+            quadrature.check_full(self.latent)
+        self._check_updates()
+        if self.objective == LIKELIHOOD and not self._likelihood_known:
+            raise InputError(
+                "expected loss.objective 'filter', 'smoother' or 'auto' for modalities that are "
+                "not all Normal and updated by moments, got 'likelihood'"
+            )
+
+    def _check_updates(self) -> None:
+        names = [modality.name for modality in self.modalities]
+        for name, how in self.updates.items():
+            if name not in names:
+                raise InputError(f"expected model.updates of {', '.join(names)}, got {name!r}")
+            if how not in UPDATES:
+                raise InputError(
+                    f"expected model.updates.{name} among {', '.join(UPDATES)}, got {how!r}"
+                )
+        for modality in self.modalities:
+            name, exact = modality.name, modality.name not in self.encoded
+            if exact and not modality.likelihood.has_moments:
+                raise InputError(
+                    f"expected a likelihood with conditional moments in modality {name!r}, got "
+                    f"{modality.likelihood}: set updates={{{name!r}: 'encoder'}}"
+                )
+            if exact and modality.encoder is not None:
+                raise InputError(
+                    f"expected modality {name!r} without an encoder for updates by moments, got "
+                    "one: leave it out, or set updates to 'encoder'"
+                )
+            if not exact:
+                make_encoder(modality, self.latent, self.hidden)
+
+    @classmethod
+    def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
+        """The model of the fields `model`, `inference` and `loss` of a configuration.
+
+        Raises:
+            InputError: for an unknown field or an impossible value.
+        """
+        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
+        others = {own.name for own in dataclasses.fields(cls)} - {"objective"}
+        return cls(
+            modalities,
+            **fields_of(cls, "model", config.model, omit=(*OTHER_SECTIONS, "transition")),
+            **fields_of(cls, "loss", config.loss.to_dict(), omit=others),
+            quadrature=Quadrature(how["rule"], how["particles"], how["order"]),
+            prediction_quadrature=Quadrature(
+                how["prediction_rule"], how["prediction_particles"], how["prediction_order"]
+            ),
+            iterations=how["iterations"],
+            tolerance=how["tolerance"],
+        )
 
     @property
     def encoded(self) -> tuple[str, ...]:
         """The modalities that update the state by their encoder."""
+
+        def default(modality: Modality) -> str:
+            given = modality.encoder is not None or not modality.likelihood.has_moments
+            return ENCODER if given else MOMENTS
+
         return tuple(
-            m.name
-            for m in self.modalities
-            if self.updates.get(m.name, MOMENTS if m.encoder is None else ENCODER) == ENCODER
+            m.name for m in self.modalities if self.updates.get(m.name, default(m)) == ENCODER
         )
 
     @property
@@ -161,57 +270,75 @@ class SigmaPointSSM(GradientModel):
         )
 
     @property
-    def uses_likelihood(self) -> bool:
-        """Whether training maximises the likelihood of the filter, rather than its bound."""
-        normal = all(isinstance(m.likelihood, Normal) for m in self.modalities)
-        return self.objective == LIKELIHOOD or (
-            self.objective == "auto" and normal and not self.encoded
-        )
+    def _likelihood_known(self) -> bool:
+        return not self.encoded and all(isinstance(m.likelihood, Normal) for m in self.modalities)
+
+    @property
+    def chosen_objective(self) -> str:
+        """The objective of the training, "auto" resolved."""
+        if self.objective != AUTO:
+            return self.objective
+        return LIKELIHOOD if self._likelihood_known else FILTER_BOUND
 
     def init(self, key: jax.Array, series: Series) -> Variables:
-        """Fresh variables for series of this form."""
+        """Fresh variables for series of this form.
+
+        Raises:
+            InputError: for series that disagree with the modalities, or a network whose outputs do
+                not fit.
+        """
         self.check(series)
         return self.networks.init(key, series)
 
-    def full_model(self, variables: Variables) -> FullModel:
+    def state_space(self, variables: Variables) -> FullModel:
         """The model as pure functions, for the recursions of `jdmm.inference`."""
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
         decode = self._decoder(variables)
-        used = [m for m in self.modalities if m.name not in self.encoded]
+        exact = [m for m in self.modalities if m.name not in self.encoded]
 
         def emission(states: jax.Array) -> Moments:
-            flat = jnp.moveaxis(states, 0, -1)
-            raw = decode({m.name: flat for m in used})
-            moments = [m.likelihood.moments(raw[m.name]) for m in used]
-            joined = [jnp.concatenate(leaves, -1) for leaves in zip(*moments, strict=True)]
-            return Moments(*(jnp.moveaxis(leaf, -1, 0) for leaf in joined))
+            """Moments ``(statistic, n)`` of all modalities that update by them."""
+            last = jnp.moveaxis(states, 0, -1)
+            raw = decode({m.name: last for m in exact})
+            each = [m.likelihood.moments(raw[m.name]) for m in exact]
+            if not each:
+                return Moments(*(jnp.zeros((0, states.shape[-1]), states.dtype),) * 2)
+            return Moments(
+                *(
+                    jnp.moveaxis(jnp.concatenate(leaves, -1), -1, 0)
+                    for leaves in zip(*each, strict=True)
+                )
+            )
 
         return FullModel(networks.initial(), method(Networks.step_forward), emission)
 
     def evidence(self, variables: Variables, series: Series) -> Evidence:
-        """What is observed, time in front and series last."""
-        values, masks = [], []
+        """What is observed, with the time in front and the series last.
+
+        Raises:
+            InputError: for series that disagree with the modalities.
+        """
+        self.check(series)
         given = masked_values(series)
+        values = [jnp.zeros((series.batch, series.num_steps, 0))]
+        masks = [jnp.zeros((series.batch, series.num_steps, 0), bool)]
         for modality in self.modalities:
-            if modality.name in self.encoded:
-                continue
-            value = modality.likelihood.statistics(given[modality.name])
-            observed = series.observed[modality.name]
-            values.append(value)
-            masks.append(jnp.repeat(observed, value.shape[-1] // observed.shape[-1], -1))
+            if modality.name not in self.encoded:
+                value = modality.likelihood.statistics(given[modality.name])
+                repeats = value.shape[-1] // modality.features
+                values.append(value)
+                masks.append(jnp.repeat(jnp.asarray(series.observed[modality.name]), repeats, -1))
         value, observed = (
             jnp.moveaxis(jnp.concatenate(leaves, -1), 0, -1) for leaves in (values, masks)
         )
-        factor = None
-        if self.encoded:
-            encoders = NetworkGroups(
-                self.networks.bind(variables).encoders, modality_groups(self.modalities)
-            )
-            own = series.select(self.encoded)
-            factor = Gaussian(
-                *(jnp.moveaxis(leaf, 0, -1) for leaf in product(*evidence_of(encoders, own).values()))
-            )
-        return Evidence(value, observed, factor)
+        if not self.encoded:
+            return Evidence(value, observed)
+        groups = modality_groups(self.modalities)
+        encoders = NetworkGroups(self.networks.bind(variables).encoders, groups)
+        factor = product(*evidence_of(encoders, series.select(self.encoded)).values())
+        return Evidence(
+            value, observed, Gaussian(*(jnp.moveaxis(leaf, 0, -1) for leaf in factor))
+        )
 
     def loss(
         self,
@@ -221,21 +348,56 @@ class SigmaPointSSM(GradientModel):
         key: jax.Array,
         progress: jax.Array | float = 0.0,
     ) -> Loss:
-        """Minus the log-likelihood of what is shown; what is hidden is simply missing."""
+        """Minus the objective of what is shown; what is hidden is simply missing."""
         del progress
-        self.check(series)
-        points = self.quadrature.points(key, series, self.latent)
-        model, evidence = self.full_model(variables), self.evidence(variables, series)
+        filter_key, pair_key = jax.random.split(key)
+        points = self.quadrature.points(filter_key, series, self.latent)
+        count = jnp.sum(targets.valid)
+        if self.chosen_objective == SMOOTHER_BOUND:
+            fixed = jax.lax.stop_gradient(variables)
+            path = self._smooth(fixed, series, points)
+            path = jax.lax.stop_gradient(path)
+            pairs = self.quadrature.points(pair_key, series, 2 * self.latent)
+            kl = full_smoothing.transition_divergence(
+                self.state_space(variables), path, series.lengths, pairs
+            )
+            nll = -self._expected_log_prob(variables, path.smoothed, series, points)
+            return Loss({"smoother_nll": nll, "smoother_kl": jnp.sum(kl)}, count)
+        model, evidence = self.state_space(variables), self.evidence(variables, series)
         found = full_filtering.full_filter(model, evidence, points)
-        return Loss({"filter_nll": -jnp.sum(found.log_likelihood)}, jnp.sum(targets.valid))
+        broken = objectives.first_of(jnp.any(found.broken, 0), series)
+        if self.chosen_objective == LIKELIHOOD:
+            return Loss({"filter_nll": -jnp.sum(found.log_likelihood)}, count, broken)
+        nll = -self._expected_log_prob(variables, found.filtered, series, points)
+        kl = jnp.where(series.valid.T, found.kl, 0.0)
+        return Loss({"filter_nll": nll, "filter_kl": jnp.sum(kl)}, count, broken)
 
-    def path_posterior(
-        self, variables: Variables, series: Series, key: jax.Array
-    ) -> PathPosterior:
-        """The smoothed states of all series, and how to sample whole paths."""
-        self.check(series)
+    def _expected_log_prob(
+        self, variables: Variables, states: FullMoments, series: Series, points: Points
+    ) -> jax.Array:
+        """E log p(x_t | z_t) of all that is observed, in nats."""
+        placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
+        raw = self._decoder(variables)(jnp.transpose(placed, (2, 3, 0, 1)))
+        total = jnp.zeros(())
+        for modality in self.modalities:
+            values, observed = (tree[modality.name] for tree in (masked_values(series), series.observed))
+            every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
+            each = modality.likelihood.log_prob(raw[modality.name], every)
+            each = jnp.where(observed[None], each, 0.0)
+            total += points.weights @ jnp.sum(each, (1, 2, 3))
+        return total
+
+    def path_posterior(self, variables: Variables, series: Series, key: jax.Array) -> PathPosterior:
+        """The smoothed states of all series, and how to sample whole paths.
+
+        Raises:
+            InputError: for series that disagree with the modalities.
+        """
         points = self.prediction_quadrature.points(key, series, self.latent)
-        model, evidence = self.full_model(variables), self.evidence(variables, series)
+        return self._smooth(variables, series, points)
+
+    def _smooth(self, variables: Variables, series: Series, points: Points) -> PathPosterior:
+        model, evidence = self.state_space(variables), self.evidence(variables, series)
         path = full_smoothing.smooth_path(model, evidence, series.lengths, points)
         if not self.iterations:
             return path
@@ -247,7 +409,8 @@ class SigmaPointSSM(GradientModel):
         """The smoothed means, the posterior being the marginals, ``(batch, time, latent)``."""
         smoothed = self.path_posterior(variables, series, key).smoothed
         mean = jnp.moveaxis(smoothed.mean, -1, 0)
-        marginals = Moments(mean, jnp.moveaxis(jnp.sum(smoothed.root**2, 2), -1, 0))
+        variance = jnp.moveaxis(jnp.sum(smoothed.root**2, 2), -1, 0)
+        marginals = Moments(mean, variance)
         return PosteriorPath(marginals, marginals, mean)
 
     def posterior_samples(
@@ -256,33 +419,21 @@ class SigmaPointSSM(GradientModel):
         """Joint samples of whole paths, ``(count, batch, time, latent)``."""
         points_key, sample_key = jax.random.split(key)
         posterior = self.path_posterior(variables, series, points_key)
-        noise = filtering.particles(
-            sample_key, count, series.index, series.num_steps, self.latent
-        )
-        time, latent, _, n = noise.shape
-        paths = full_smoothing.sample_paths(posterior, (scale * noise).reshape(time, latent, -1))
-        first = self.networks.bind(variables).initial()
-        reached = bind(self.networks, variables)(Networks.step_forward)(
-            jnp.moveaxis(paths.states[:-1], 0, 1).reshape(latent, -1)
-        )
-        prior = [
-            jnp.concatenate(
-                [
-                    jnp.broadcast_to(start, (1, latent, count * n)),
-                    jnp.moveaxis(leaf.reshape(latent, time - 1, -1), 1, 0),
-                ]
-            )
-            for start, leaf in zip((first.mean, first.variance), reached, strict=True)
-        ]
+        noise = filtering.particles(sample_key, count, series.index, series.num_steps, self.latent)
+        flat = scale * noise.reshape(series.num_steps, self.latent, -1)
+        paths = full_smoothing.sample_paths(posterior, flat)
+        prior = full_smoothing.conditional_prior(self.state_space(variables), paths.states)
 
         def public(leaf: jax.Array) -> jax.Array:
-            return jnp.moveaxis(leaf.reshape(time, -1, count, n), (2, 3), (0, 1))
+            """``(time, *, count * batch)`` -> ``(count, batch, time, *)``."""
+            split = leaf.reshape(*leaf.shape[:-1], count, series.batch)
+            return jnp.moveaxis(split, (-2, -1), (0, 1))
 
         return PosteriorPath(
             Moments(*map(public, prior)),
             Moments(public(paths.mean), public(paths.variance)),
             public(paths.states),
-            log_posterior=public(paths.log_density)[..., 0],
+            log_posterior=public(paths.log_density),
         )
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
@@ -290,7 +441,15 @@ class SigmaPointSSM(GradientModel):
         return self._decoder(variables)(states)
 
     def _decoder(self, variables: Variables) -> Any:
-        decoders = NetworkGroups(
-            self.networks.bind(variables).decoders, modality_groups(self.modalities)
-        )
+        groups = modality_groups(self.modalities)
+        decoders = NetworkGroups(self.networks.bind(variables).decoders, groups)
         return partial(raw_outputs, decoders)
+
+    def _prior_samples(
+        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+    ) -> jax.Array:
+        """Ancestral samples."""
+        del reverse
+        noise = filtering.particles(key, 1, jnp.arange(count), num_steps, self.latent)[:, :, 0]
+        states = full_smoothing.sample_prior(self.state_space(variables), noise)
+        return jnp.moveaxis(states, -1, 0)

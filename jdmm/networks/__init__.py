@@ -3,7 +3,7 @@
 from jdmm.networks.dense import StateDense, passthrough_initializers
 from jdmm.networks.mlp import HomoscedasticDecoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.recurrent import GRU
-from jdmm.networks.transitions import GatedTransition
+from jdmm.networks.transitions import GatedTransition, ProductTransition
 
 __all__ = [
     "GRU",
@@ -12,6 +12,7 @@ __all__ = [
     "LabelEncoder",
     "MLPDecoder",
     "MLPEncoder",
+    "ProductTransition",
     "StateDense",
     "passthrough_initializers",
 ]

@@ -1,4 +1,4 @@
-"""Transitions of the latent state."""
+"""Transitions of the latent state, ``(latent, *states)`` -> moments of the next."""
 
 import jax
 from flax import linen as nn
@@ -6,7 +6,7 @@ from flax.linen.initializers import lecun_normal
 from jax import numpy as jnp
 
 from jdmm.inference.gaussian import Moments
-from jdmm.likelihoods import constrain_sd
+from jdmm.likelihoods import constrain_sd, unconstrain_sd
 from jdmm.networks.dense import StateDense
 
 
@@ -37,3 +37,34 @@ class GatedTransition(nn.Module):
         linear = StateDense(self.latent, start, name="linear")(z)
         sd = constrain_sd(StateDense(self.latent, name="sd")(nonlinear))
         return Moments(linear + nn.sigmoid(gate) * (nonlinear - linear), sd**2)
+
+
+class ProductTransition(nn.Module):
+    """z -> N(A z + b + C (tanh(U z + c) * (V z + d)), sd^2), near the identity at the start.
+
+    The hidden units are products, so that a part of the state can be a parameter of the dynamics of
+    the others, such as a frequency; layers of sums need many more units for that. They grow no
+    faster than the state does. The sd of each dimension is a constant.
+
+    Attributes:
+        latent: D.
+        hidden: H.
+        sd: the first sd of every dimension.
+    """
+
+    latent: int
+    hidden: int
+    sd: float = 0.1
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> Moments:
+        """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
+        gate = jnp.tanh(StateDense(self.hidden, name="gate")(z))
+        products = gate * StateDense(self.hidden, bias_start=1.0, name="value")(z)
+        small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
+        change = StateDense(self.latent, small, name="change")(products)
+        linear = StateDense(self.latent, lambda _, shape: jnp.eye(*shape), name="linear")(z)
+        start = nn.initializers.constant(unconstrain_sd(jnp.array(self.sd)))
+        raw_sd = self.param("sd", start, (self.latent,))
+        variance = constrain_sd(raw_sd).reshape(-1, *(1,) * (z.ndim - 1)) ** 2
+        return Moments(linear + change, jnp.broadcast_to(variance, z.shape))

@@ -20,6 +20,10 @@ Scorer = Callable[[Variables], dict[str, Any]]
 """Variables ``(seed, ...)`` -> figures ``(seed,)``, among them "score", which is minimised."""
 
 
+BROKEN = "broken_series"
+"""Metric of a step: index of a series whose numbers cannot be right, -1 if there is none."""
+
+
 @struct.dataclass
 class TrainState:
     """What a train step updates. All leaves but `step` have a leading axis of seeds.
@@ -190,10 +194,17 @@ def accumulate(progress: Progress, measured: list[dict[str, Any]]) -> None:
     """Adds the metrics of each step, in order, so that a resumed epoch has the same sums.
 
     Raises:
-        DivergenceError: for a metric that is not finite, naming it and the step.
+        DivergenceError: for a metric that is not finite, naming it and the step; or for a series
+            whose covariance is broken, naming that too.
     """
     seeds = np.asarray(progress.state.seed)
     for offset, metrics in enumerate(jax.device_get(measured)):
+        if (found := np.ravel(metrics.pop(BROKEN, -1)).max()) >= 0:
+            raise DivergenceError(
+                f"the covariance of training series {found} is no longer positive definite at step "
+                f"{progress.steps + offset}: training stopped; try a lower learning_rate, a smaller "
+                "clip_norm, or values of smaller scale"
+            )
         for name, values in metrics.items():
             if not np.isfinite(values).all():
                 first = np.flatnonzero(~np.isfinite(values))[0]

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jdmm.data import corruption
 from jdmm.models.base import GradientModel, Variables
 from jdmm.series import Series
-from jdmm.training.progress import STATE_AXES, TrainState
+from jdmm.training.progress import BROKEN, STATE_AXES, TrainState
 from jdmm.training.schedule import Schedule, TrainSettings
 
 
@@ -81,13 +81,13 @@ def make_train_step(
         kept = corruption.delete(deletion_key, targets, settings.deletions, fraction_done)
         shown = targets.hide(kept)
 
-        def objective(variables: Variables) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def objective(variables: Variables) -> tuple[jax.Array, Any]:
             loss = model.loss(variables, shown, targets, loss_key, fraction_done)
             if axis is not None:  # this device's share of the loss of the global batch
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))
-            return loss.total(beta), loss.means()
+            return loss.total(beta), (loss.means(), loss.broken)
 
-        (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
+        (loss, (terms, broken)), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
         if axis is not None:
             # as one vector, because a sum over processes costs a round trip
             flat, unravel = ravel_pytree((loss, terms, gradient))
@@ -95,6 +95,8 @@ def make_train_step(
         updates, optimizer_state = optimise.update(gradient, state.optimizer, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
+        if broken is not None:
+            metrics[BROKEN] = broken if axis is None else jax.lax.pmax(broken, axis)
         return TrainState(
             seed=state.seed,
             start=state.start,
