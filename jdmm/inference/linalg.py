@@ -120,8 +120,8 @@ def solve_lower(lower: Float[Array, "row row n"], b: Matrix) -> Matrix:
     for i in range(lower.shape[0]):
         rest = b[i]
         for j in range(i):
-            rest = rest - lower[i, j] * rows[j]
-        rows.append(rest / jnp.maximum(lower[i, i], LEAST_NORM))
+            rest = rest - lower[i, j][None] * rows[j]
+        rows.append(rest / jnp.maximum(lower[i, i], LEAST_NORM)[None])
     return jnp.stack(rows)
 
 
@@ -134,8 +134,8 @@ def solve_lower_transposed(lower: Float[Array, "row row n"], b: Matrix) -> Matri
     for i in reversed(range(size)):
         rest = b[i]
         for j in range(i + 1, size):
-            rest = rest - lower[j, i] * rows[j]
-        rows[i] = rest / jnp.maximum(lower[i, i], LEAST_NORM)
+            rest = rest - lower[j, i][None] * rows[j]
+        rows[i] = rest / jnp.maximum(lower[i, i], LEAST_NORM)[None]
     return jnp.stack([rows[i] for i in range(size)])
 
 
@@ -151,7 +151,7 @@ def _lq(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     columns, directions = [], []
     for i in range(size):
         norm = jnp.sqrt(jnp.sum(a[0] ** 2, 0))
-        direction = a[0] / jnp.maximum(norm, LEAST_NORM)
+        direction = a[0] / jnp.maximum(norm, LEAST_NORM)[None]
         projections = jnp.sum(a[1:] * direction[None], 1)
         a = a[1:] - projections[:, None] * direction[None]
         columns.append(jnp.pad(jnp.concatenate([norm[None], projections]), ((i, 0), (0, 0))))

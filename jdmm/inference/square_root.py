@@ -51,7 +51,7 @@ class StepPoints(NamedTuple):
     @property
     def scaled(self) -> Float[Array, "latent point n"]:
         """The offsets times the roots of the weights, whose second moment is I."""
-        return self.offsets * jnp.sqrt(self.weights)[:, None]
+        return self.offsets * jnp.sqrt(self.weights)[None, :, None]
 
 
 class Deviations(NamedTuple):
@@ -125,7 +125,7 @@ def evaluate(function: Function, gaussian: FullMoments, points: StepPoints) -> D
     count, n = points.offsets.shape[1], gaussian.mean.shape[1]
     mean, variance = function(place(gaussian, points))
     mean, variance = (leaf.reshape(-1, count, n) for leaf in (mean, variance))
-    weights = points.weights[:, None]
+    weights = points.weights[None, :, None]
     centre = jnp.sum(weights * mean, 1)
     deviations = (mean - centre[:, None]) * jnp.sqrt(weights)
     return Deviations(centre, deviations, jnp.sum(weights * variance, 1))
