@@ -18,9 +18,11 @@ from oracles import (
 )
 from scipy import stats
 
-from jdmm.inference import filtering, full_bfvi, gaussian, smoothing
+from jdmm import InputError, Quadrature, series_from_arrays
+from jdmm.inference import filtering, full_bfvi, gaussian, posterior, smoothing
 from jdmm.inference.full_bfvi import FullFilteredPosterior
 from jdmm.inference.gaussian import Gaussian, Moments
+from jdmm.inference.posterior import StateSpaceModel
 from jdmm.inference.quadrature import Points, gauss_hermite, rotated_sigma_points
 from jdmm.inference.square_root import FullMoments, StepPoints
 
@@ -368,3 +370,39 @@ def test_an_explosive_transition_stays_finite_in_single_precision():
     with jax.enable_x64(False):
         leaves = jax.tree.leaves(run(Gaussian(*np.full((2, 1, 200, 2), 0.5, np.float32))))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def coupled_ssm(evidence: Gaussian) -> StateSpaceModel:
+    """Whose encoder gives this evidence to every series."""
+
+    def encode(series):
+        shape = (series.batch, *evidence.precision.shape)
+        return {"x": Gaussian(*(jnp.broadcast_to(leaf, shape) for leaf in evidence))}
+
+    return StateSpaceModel(PRIOR, coupled, coupled, encode, dict, posterior.FULL)
+
+
+def test_posteriors_of_a_model_with_full_covariance():
+    """Means, samples of constant weight, and both filters; the marginal smoother is refused."""
+    evidence = draw_evidence(9, PRESENT["one step missing"], LATENT)
+    ssm, key, rule = coupled_ssm(evidence), jax.random.key(0), Quadrature("particles", 6)
+    series = series_from_arrays({"x": np.zeros((2, TIME))})
+    mean = jax.jit(partial(posterior.posterior_mean_path, ssm, quadrature=rule))(series, key)
+    close(mean.states[0], COUPLED.joint(evidence)[0])
+    sample = partial(posterior.posterior_sample_paths, ssm, quadrature=rule, count=3)
+    path = jax.jit(sample)(series, key)
+    z = np.array(path.states)
+    assert len(np.unique(z)) == z.size
+    factors = np.sum(evidence.weighted_mean * z - evidence.precision * z**2 / 2, (-2, -1))
+    total = np.array(path.log_ratio()).sum(-1) + factors
+    np.testing.assert_allclose(total, COUPLED.log_evidence(evidence), rtol=1e-8)
+    close(jax.jit(partial(sample, scale=0.0))(series, key).states[1], mean.states)
+
+    filters = {"backward": posterior.filter_backward, "forward": posterior.filter_forward}
+    for direction, run in filters.items():
+        found = run(ssm, series, key, rule)
+        for own, messages in zip(found, exact_messages(direction, evidence), strict=True):
+            close(own.mean[1], np.stack([m for m, _ in messages]))
+            close(own.variance[1], np.stack([np.diag(c) for _, c in messages]))
+    with pytest.raises(InputError, match="'diagonal' for the marginal smoother, got 'full'"):
+        posterior.smooth_marginals(ssm, series, key, rule)

@@ -39,6 +39,17 @@ PARTICLES = Quadrature("particles", 3)
 TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mdmm": ("mdmm", MDMM(MIXED, 2, 3)),
     "mdmm, particles": ("mdmm", MDMM(MIXED, 2, 3, PARTICLES, PARTICLES)),
+    "mdmm, full covariance": (
+        "mdmm",
+        MDMM(
+            MIXED,
+            2,
+            3,
+            Quadrature("particles", 4),
+            Quadrature("gauss_hermite"),
+            covariance="full",
+        ),
+    ),
     "f-mask": (
         "structured_inference",
         StructuredInference(MIXED, 2, 3, direction="forward", missing="mask"),
