@@ -61,6 +61,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.model = ConfigDict({"name": "mdmm", "latent": MDMM.latent, "hidden": MDMM.hidden})
 
     config.inference = ConfigDict()
+    config.inference.covariance = MDMM.covariance  # of the messages, "diagonal" or "full"
     config.inference.rule = MDMM.quadrature.rule  # "sigma_points" or "particles"
     config.inference.particles = MDMM.quadrature.particles
     config.inference.prediction_rule = MDMM.prediction_quadrature.rule

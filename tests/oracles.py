@@ -150,6 +150,78 @@ def log_evidence(chain: Chain, evidence: Gaussian) -> float:
     return 0.5 * total
 
 
+@dataclass(frozen=True)
+class CoupledChain:
+    """z' | z ~ N(mean + A (z - mean), (1 - decay^2) diag sd^2), a chain of coupled dimensions.
+
+    A = decay diag(sd) R diag(sd)^-1, where R reflects along an axis. The reflection mixes all
+    dimensions, and its square does not. So N(mean, diag sd^2) is stationary, the chain is
+    reversible (A diag sd^2 is symmetric), and p(z' | z) / p(z') is diagonal though A is not.
+    """
+
+    decay: float
+    axis: tuple[float, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    @property
+    def prior(self) -> Moments:
+        """The stationary distribution."""
+        return Moments(np.array(self.mean), np.array(self.sd) ** 2)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """A."""
+        axis, sd = np.array(self.axis), np.array(self.sd)
+        reflection = np.eye(len(axis)) - 2 * np.outer(axis, axis) / (axis @ axis)
+        return self.decay * sd[:, None] * reflection / sd
+
+    def kernel(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of z' | z for a state ``(latent,)``."""
+        mean, sd = np.array(self.mean), np.array(self.sd)
+        return mean + self.matrix @ (z - mean), (1 - self.decay**2) * sd**2
+
+    def transition(self, z: jax.Array) -> Moments:
+        """Moments of the quotient p(z' | z) / p(z') for states ``(latent, n)``."""
+        mean, sd = np.array(self.mean)[:, None], np.array(self.sd)[:, None]
+        variance = (1 - self.decay**2) * sd**2
+        precision = 1 / variance - 1 / sd**2
+        reached = mean + self.matrix.astype(z.dtype) @ (z - mean)
+        return Moments((reached / variance - mean / sd**2) / precision, 1 / precision + 0 * z)
+
+    def joint(
+        self, evidence: Gaussian, window: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All states given the evidence ``(time, latent)`` at the steps of a window.
+
+        Mean ``(time, latent)`` and covariance ``(time, latent, time, latent)``.
+        """
+        time, latent = evidence.precision.shape
+        lags = np.abs(np.arange(time)[:, None] - np.arange(time))
+        powers = np.stack([np.linalg.matrix_power(self.matrix, lag) for lag in range(time)])
+        prior = powers[lags] @ np.diag(np.square(self.sd))
+        inverse = np.linalg.inv(prior.transpose(0, 2, 1, 3).reshape(time * latent, -1))
+        given = np.zeros((2, time, latent))
+        given[:, window] = np.stack(evidence)[:, window]
+        precision, weighted_mean = given.reshape(2, -1)
+        covariance = np.linalg.inv(inverse + np.diag(precision))
+        mean = covariance @ (inverse @ np.tile(self.mean, time) + weighted_mean)
+        return mean.reshape(time, latent), covariance.reshape(time, latent, time, latent)
+
+    def log_evidence(self, evidence: Gaussian) -> float:
+        """Log of the integral of p(z_{1:T}) times all factors of the evidence."""
+        total = 0.0
+        for sign, window in ((1, slice(None)), (-1, slice(0))):
+            mean, covariance = self.joint(evidence, window)
+            mean, covariance = mean.ravel(), covariance.reshape(mean.size, -1)
+            total += sign * np.linalg.slogdet(covariance)[1]
+            total += sign * mean @ np.linalg.solve(covariance, mean)
+        return 0.5 * total
+
+
+COUPLED = CoupledChain(decay=0.95, axis=(2.0, -1.0, 2.0), mean=(0.5, -1.0, 0.2), sd=(1.5, 0.8, 1.1))
+
+
 def log_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Elementwise log N(z; mean, variance)."""
     return -0.5 * ((z - mean) ** 2 / variance + np.log(2 * np.pi * variance))

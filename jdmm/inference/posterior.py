@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jdmm.inference import filtering, gaussian, smoothing
+from jdmm.errors import InputError
+from jdmm.inference import filtering, full_bfvi, gaussian, smoothing
 from jdmm.inference.filtering import FilteredPosterior, Transition
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.quadrature import Quadrature
@@ -18,6 +20,14 @@ from jdmm.series import Array, Series
 
 States = Array | Mapping[str, Array]
 """States for all modalities, or for each its own."""
+
+DIAGONAL, FULL = "diagonal", "full"
+
+COVARIANCES = (DIAGONAL, FULL)
+"""What the messages between time steps keep: variances, or all covariances."""
+
+Smoother = Callable[[Float[Array, "time latent series"]], PosteriorPath]
+"""Standard normal noise -> one path through the posterior; zeros give the means."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class StateSpaceModel:
         encode: each modality's evidence ``(batch, time, latent)``, (0, 0) where it is missing.
         decode: raw emission outputs ``(..., feature)`` of every modality from states
             ``(..., latent)``; given ``modality -> states``, of those modalities from their own.
+        covariance: of the messages between time steps, one of `COVARIANCES`.
     """
 
     prior: Moments
@@ -38,6 +49,7 @@ class StateSpaceModel:
     backward: Transition
     encode: Callable[[Series], dict[str, Gaussian]]
     decode: Callable[[States], dict[str, Raw]]
+    covariance: str = DIAGONAL
 
     @property
     def latent(self) -> int:
@@ -48,19 +60,56 @@ class StateSpaceModel:
 def filter_backward(
     ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
 ) -> FilteredPosterior:
-    """q(z_t | x_{t+1:T}) and q(z_t | x_{t:T}), ``(batch, time, latent)``."""
-    offsets = quadrature.offsets(key, series, ssm.latent)
+    """q(z_t | x_{t+1:T}) and q(z_t | x_{t:T}), ``(batch, time, latent)``.
+
+    With full covariance, the mean and variance of each dimension.
+    """
     evidence = gaussian.product(*ssm.encode(series).values())
+    if ssm.covariance == FULL:
+        points = quadrature.points(key, series, ssm.latent)
+        return full_bfvi.backward_filter(ssm.backward, ssm.prior, evidence, points).marginals
+    offsets = quadrature.offsets(key, series, ssm.latent)
     return filtering.backward_filter(ssm.backward, ssm.prior, evidence, offsets)
 
 
 def filter_forward(
     ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
 ) -> FilteredPosterior:
-    """q(z_t | x_{1:t-1}) and q(z_t | x_{1:t}), ``(batch, time, latent)``."""
-    offsets = quadrature.offsets(key, series, ssm.latent)
+    """q(z_t | x_{1:t-1}) and q(z_t | x_{1:t}), ``(batch, time, latent)``.
+
+    With full covariance, the mean and variance of each dimension.
+    """
     evidence = gaussian.product(*ssm.encode(series).values())
+    if ssm.covariance == FULL:
+        points = quadrature.points(key, series, ssm.latent)
+        return full_bfvi.forward_filter(ssm.forward, ssm.prior, evidence, points).marginals
+    offsets = quadrature.offsets(key, series, ssm.latent)
     return filtering.forward_filter(ssm.forward, ssm.prior, evidence, offsets)
+
+
+def backward_forward(
+    ssm: StateSpaceModel,
+    evidence: Gaussian,
+    series: Series,
+    key: jax.Array,
+    quadrature: Quadrature,
+) -> Smoother:
+    """The conditional smoother behind the backward filter, which runs once for all paths.
+
+    Args:
+        ssm: the model.
+        evidence: ``(*batch, time, latent)``; further axes in front of the series share the points.
+        series: the series of the batch.
+        key: of the points.
+        quadrature: of the backward filter.
+    """
+    if ssm.covariance == FULL:
+        points = quadrature.points(key, series, ssm.latent)
+        states = full_bfvi.backward_filter(ssm.backward, ssm.prior, evidence, points).filtered
+        return partial(full_bfvi.conditional_smoother, ssm.forward, ssm.prior, states)
+    offsets = quadrature.offsets(key, series, ssm.latent)
+    filtered = filtering.backward_filter(ssm.backward, ssm.prior, evidence, offsets).filtered
+    return partial(smoothing.conditional_smoother, ssm.forward, ssm.prior, filtered)
 
 
 def posterior_mean_path(
@@ -71,9 +120,9 @@ def posterior_mean_path(
     Each state is the mean of q(z_t | z_{t-1}, x_{t:T}) given the previous state of the recursion.
     All point predictions decode this path (Tan et al. 2020 call it the MAP sequence).
     """
-    filtered = filter_backward(ssm, series, key, quadrature).filtered
-    no_noise = jnp.zeros((series.num_steps, ssm.latent, series.batch))
-    return smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, no_noise)
+    evidence = gaussian.product(*ssm.encode(series).values())
+    smooth = backward_forward(ssm, evidence, series, key, quadrature)
+    return smooth(jnp.zeros((series.num_steps, ssm.latent, series.batch)))
 
 
 def posterior_sample_paths(
@@ -89,11 +138,12 @@ def posterior_sample_paths(
     Their noise is multiplied by `scale`; the moments in the result are not.
     """
     filter_key, sample_key = jax.random.split(key)
-    filtered = filter_backward(ssm, series, filter_key, quadrature).filtered
+    evidence = gaussian.product(*ssm.encode(series).values())
+    smooth = backward_forward(ssm, evidence, series, filter_key, quadrature)
 
     def sample(own: jax.Array) -> PosteriorPath:
         noise = filtering.particles(own, 1, series.index, series.num_steps, ssm.latent)[:, :, 0]
-        return smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, scale * noise)
+        return smooth(scale * noise)
 
     return jax.vmap(sample)(jax.random.split(sample_key, count))
 
@@ -101,7 +151,16 @@ def posterior_sample_paths(
 def smooth_marginals(
     ssm: StateSpaceModel, series: Series, key: jax.Array, quadrature: Quadrature
 ) -> Moments:
-    """q(z_t | x_{1:T}) by moment matching, ``(batch, time, latent)``."""
+    """q(z_t | x_{1:T}) by moment matching, ``(batch, time, latent)``.
+
+    Raises:
+        InputError: for full covariance.
+    """
+    if ssm.covariance == FULL:
+        raise InputError(
+            "expected covariance 'diagonal' for the marginal smoother, got 'full': take mean and "
+            "variance of posterior samples"
+        )
     backward_key, forward_key = jax.random.split(key)
     filtered = filter_backward(ssm, series, backward_key, quadrature).filtered
     offsets = quadrature.offsets(forward_key, series, ssm.latent)
@@ -113,7 +172,8 @@ def prior_sample_paths(
 ) -> Float[Array, "count time latent"]:
     """Latent sequences ``(count, time, latent)`` sampled ancestrally from the prior.
 
-    With `reverse` the sampling starts at the last step, through the backward transition.
+    With `reverse` the sampling starts at the last step, through the backward transition. The
+    conditional distributions are diagonal, whatever the covariance of the messages.
     """
     noise = filtering.particles(key, 1, jnp.arange(count), num_steps, ssm.latent)[:, :, 0]
     shape = (count, num_steps, ssm.latent)

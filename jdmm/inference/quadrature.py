@@ -73,6 +73,18 @@ class Quadrature:
         if self.order < 2:
             raise InputError(f"expected an order of at least 2, got {self.order}")
 
+    def check_diagonal(self) -> None:
+        """Checks that the rule suits diagonal covariance.
+
+        Raises:
+            InputError: for "gauss_hermite", whose weights differ.
+        """
+        if self.rule == GAUSS_HERMITE:
+            raise InputError(
+                "expected a rule of equal weights for diagonal covariance, got 'gauss_hermite': "
+                "use sigma_points, or covariance='full'"
+            )
+
     def check_full(self, latent: int) -> None:
         """Checks that the rule gives the covariance of all dimensions.
 
@@ -94,13 +106,9 @@ class Quadrature:
         """The points for the diagonal filters, in units of sd, with equal weights.
 
         Raises:
-            InputError: for "gauss_hermite", whose weights differ.
+            InputError: as `check_diagonal` does.
         """
-        if self.rule == GAUSS_HERMITE:
-            raise InputError(
-                "expected a rule of equal weights for diagonal covariance, got 'gauss_hermite': "
-                "use sigma_points, or covariance='full'"
-            )
+        self.check_diagonal()
         if self.rule == SIGMA_POINTS:
             return filtering.sigma_points(latent)
         if self.rule == ROTATED_SIGMA_POINTS:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
+from jdmm.errors import InputError
 from jdmm.fields import check_section
 from jdmm.inference import posterior
 from jdmm.inference.gaussian import Gaussian, Moments
@@ -44,13 +45,16 @@ from jdmm.networks import GatedTransition
 from jdmm.series import Series
 
 INFERENCE_FIELDS = {
+    "covariance": str,
     "rule": str,
     "particles": int,
     "prediction_rule": str,
     "prediction_particles": int,
+    "order": int,
 }
+"""Of the section `inference`; `order`, of both rules, may be left out."""
 
-OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "weights")
+OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "weights", "covariance")
 """Fields of `MDMM` that the sections `inference` and `loss` of a configuration give."""
 
 
@@ -101,6 +105,8 @@ class MDMM(GradientModel):
         quadrature: how moments are matched in training.
         prediction_quadrature: how they are matched in prediction.
         weights: of the terms of the training loss.
+        covariance: of the messages between time steps: "diagonal" (as published), or "full", which
+            keeps what the dimensions of the state have in common. The loss is the same.
 
     Raises:
         InputError: for values that make no model.
@@ -111,6 +117,7 @@ class MDMM(GradientModel):
     quadrature: Quadrature = Quadrature()
     prediction_quadrature: Quadrature = Quadrature(particles=200)
     weights: LossWeights = field(default_factory=LossWeights)
+    covariance: str = posterior.DIAGONAL
     samples_backward: ClassVar[bool] = True
     networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
 
@@ -119,6 +126,14 @@ class MDMM(GradientModel):
         super().__post_init__()
         check_whole("model.latent", self.latent, 1)
         check_whole("model.hidden", self.hidden, 1)
+        if self.covariance not in posterior.COVARIANCES:
+            known = ", ".join(map(repr, posterior.COVARIANCES))
+            raise InputError(f"expected covariance among {known}, got {self.covariance!r}")
+        for quadrature in (self.quadrature, self.prediction_quadrature):
+            if self.covariance == posterior.FULL:
+                quadrature.check_full(self.latent)
+            else:
+                quadrature.check_diagonal()
         for modality in self.modalities:
             make_encoder(modality, self.latent, self.hidden)
         check_multipliers(self.weights.multipliers, self.modalities)
@@ -130,13 +145,18 @@ class MDMM(GradientModel):
         Raises:
             InputError: for an unknown field or an impossible value.
         """
-        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
+        required = [name for name in INFERENCE_FIELDS if name != "order"]
+        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS, required)
+        order = how.get("order", Quadrature.order)
         return cls(
             modalities,
             **fields_of(cls, "model", config.model, omit=OTHER_SECTIONS),
-            quadrature=Quadrature(how["rule"], how["particles"]),
-            prediction_quadrature=Quadrature(how["prediction_rule"], how["prediction_particles"]),
+            quadrature=Quadrature(how["rule"], how["particles"], order),
+            prediction_quadrature=Quadrature(
+                how["prediction_rule"], how["prediction_particles"], order
+            ),
             weights=LossWeights(**fields_of(LossWeights, "loss", config.loss.to_dict())),
+            covariance=how["covariance"],
         )
 
     @property
@@ -176,6 +196,7 @@ class MDMM(GradientModel):
             backward=method(Networks.step_backward),
             encode=encode,
             decode=partial(raw_outputs, decoders),
+            covariance=self.covariance,
         )
 
     def loss(

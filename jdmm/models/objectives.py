@@ -17,7 +17,7 @@ from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.errors import InputError
-from jdmm.inference import filtering, gaussian, smoothing
+from jdmm.inference import filtering, gaussian, posterior
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States, StateSpaceModel
 from jdmm.inference.quadrature import Quadrature
@@ -162,7 +162,8 @@ def mdmm_loss(
         )
 
     def filter_bound() -> tuple[jax.Array, jax.Array]:
-        # with one particle per step the filter samples a path (K = 1)
+        # with one particle per step the filter samples a path (K = 1). A prediction from one point
+        # is p(z') q~(z' | z), so these messages are diagonal whatever `ssm.covariance` is
         own_noise = noise[:, :, :1]
         stacked = _stack(evidence, views(names, weights.filter_unimodal))
         path = filtering.backward_filter(ssm.backward, ssm.prior, stacked, own_noise)
@@ -171,9 +172,8 @@ def mdmm_loss(
 
     def smoother_bound() -> tuple[jax.Array, jax.Array, jax.Array]:
         stacked = _stack(evidence, views(names, weights.smoother_unimodal))
-        offsets = quadrature.offsets(points_key, series, ssm.latent)
-        filtered = filtering.backward_filter(ssm.backward, ssm.prior, stacked, offsets).filtered
-        path = smoothing.conditional_smoother(ssm.forward, ssm.prior, filtered, noise[:, :, 1])
+        smooth = posterior.backward_forward(ssm, stacked, series, points_key, quadrature)
+        path = smooth(noise[:, :, 1])
         sums = bound(path, weights.smoother_unimodal)
         return *sums, time_reversal_nll(ssm, path.states[0], targets.valid)
 

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import spirals
-from jdmm import InputError
+from jdmm import InputError, Quadrature
 from jdmm.data.spirals import Spirals
 from jdmm.experiments import settings
 from jdmm.experiments.settings import EvalSettings
@@ -43,6 +43,20 @@ def test_objects_hold_what_the_configuration_says():
     assert experiment.model.quadrature.particles == 25
     assert experiment.training.beta_fall == (0.3, 0.8) and experiment.training.epochs == 3
     assert experiment.evaluation.importance == (1, 10) and experiment.seeds == [3, 4]
+
+
+def test_full_covariance_and_its_quadrature():
+    config = config_of(
+        **{
+            "inference.covariance": "full",
+            "inference.prediction_rule": "gauss_hermite",
+            "inference.order": 2,
+        }
+    )
+    model = settings.build_model(config)
+    assert model.covariance == "full" and settings.build_model(config_of()).covariance == "diagonal"
+    assert model.quadrature == Quadrature(order=2)
+    assert model.prediction_quadrature == Quadrature("gauss_hermite", 10, 2)
 
 
 def test_json_gives_the_same_objects(tmp_path):
@@ -83,6 +97,9 @@ REFUSED = [
     ("model.latent", 0),
     ("inference.particles", 0),
     ("inference.rule", "magic"),
+    ("inference.rule", "gauss_hermite"),  # the covariance is diagonal
+    ("inference.covariance", "round"),
+    ("inference.order", 1),
     ("loss.filter", -0.5),
     ("loss.prior_matching_particles", 0),
     ("train.beta_fall", (0.5, 0.3)),
@@ -101,6 +118,8 @@ REFUSED = [
     ("data.withheld", 0.5),
     ("model.latent", "wide"),
     ("inference.particles", "some"),
+    ("inference.covariance", 3),
+    ("inference.order", "high"),
     ("loss.filter", "half"),
     ("loss.filter_fade", (0.5,)),
     ("loss.multipliers", 2.0),

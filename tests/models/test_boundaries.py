@@ -18,6 +18,7 @@ from jdmm import (
     LossWeights,
     Modality,
     Normal,
+    Quadrature,
     StructuredInference,
     series_from_arrays,
 )
@@ -183,3 +184,24 @@ def test_decoder_of_a_normal_where_a_mixture_is_needed():
 def test_modalities(options, words):
     with pytest.raises(InputError, match=words):
         Modality(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"covariance": "round"}, "'diagonal', 'full', got 'round'"),
+        ({"quadrature": Quadrature("gauss_hermite")}, "diagonal covariance, got 'gauss_hermite'"),
+        ({"prediction_quadrature": Quadrature("gauss_hermite")}, "got 'gauss_hermite'"),
+        (
+            {"covariance": "full", "quadrature": Quadrature("particles", 25)},
+            "even number of particles.*got 25",
+        ),
+        (
+            {"covariance": "full", "prediction_quadrature": Quadrature("gauss_hermite", order=10)},
+            "2000 points of gauss_hermite, got 10\\^5",
+        ),
+    ],
+)
+def test_covariance_and_quadrature_must_fit(options, words):
+    with pytest.raises(InputError, match=words):
+        MDMM(X, **options)

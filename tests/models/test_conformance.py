@@ -49,6 +49,16 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
     "sigma points, smoother bound": (
         "sigma_point",
         SigmaPointSSM(NUMBERS, 2, 3, objective="smoother", iterations=0),
+    "mdmm, full covariance": (
+        "mdmm",
+        MDMM(
+            MIXED,
+            2,
+            3,
+            Quadrature("particles", 4),
+            Quadrature("gauss_hermite"),
+            covariance="full",
+        ),
     ),
     "f-mask": (
         "structured_inference",

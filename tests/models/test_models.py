@@ -12,6 +12,7 @@ from scipy import stats
 import jdmm
 from configs import spirals
 from jdmm import (
+    MDMM,
     MVAE,
     VRNN,
     Categorical,
@@ -200,6 +201,31 @@ def test_vrnn_likelihood():
     mean, raw_sd = model.emissions(drawn, np.pad(z[:, None], ((0, 0), (0, 3))))["x"]
     each = stats.norm.pdf(value, mean, np.log1p(np.exp(raw_sd)) + 1e-3)
     np.testing.assert_allclose(found.bounds[20_000], np.log(weight @ each), atol=0.03)
+
+
+def test_the_likelihood_of_an_mdmm_does_not_depend_on_the_covariance():
+    """Two proposals, one log p(x), also with T = 1; that of nothing is 0."""
+    x, y = np.random.default_rng(5).normal(size=(2, 4, 2, 1))
+    x[1, 1:], y[1, 0], x[2], y[2] = np.nan, np.nan, np.nan, np.nan
+    data = series_from_arrays({"x": x, "y": y}, lengths=[2, 2, 2, 1])
+    models = [
+        MDMM((Modality("x"), Modality("y")), latent=2, hidden=3, covariance=covariance)
+        for covariance in ("diagonal", "full")
+    ]
+    shapes = jax.eval_shape(models[0].init, jax.random.key(0), data)
+    rng = np.random.default_rng(4)
+    drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape), shapes)
+    for name in ("encoders_x", "encoders_y"):  # wide proposals
+        drawn["params"][name]["sd"]["bias"] += 2.0
+    found = [
+        importance.log_likelihood_bounds(model, drawn, data, jax.random.key(0), (20_000,))
+        for model in models
+    ]
+    assert min(each.effective.min() for each in found) > 500
+    diagonal, full = (each.bounds[20_000] for each in found)
+    np.testing.assert_allclose(full, diagonal, atol=0.02)
+    assert (full != diagonal)[:2].any()
+    np.testing.assert_allclose(full[2], 0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [StructuredInference, MVAE, VRNN])

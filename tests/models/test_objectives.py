@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from oracles import COUPLED
 
 from jdmm import (
     MDMM,
@@ -88,6 +89,68 @@ def test_smoother_bound_is_the_exact_evidence_of_a_linear_model(gap):
     assert bound == pytest.approx(exact, abs=0.03)  # 20,000 chains
     assert set(loss.terms) == {"smoother_nll", "smoother_kl"}
     assert int(loss.count) == COPIES * len(values)
+
+
+OBSERVES = {"x": [0], "y": [1, 2]}
+"""Modality -> the dimensions of `COUPLED` that it observes, with noise of sd NOISE."""
+
+
+def coupled_parts(covariance: str) -> StateSpaceModel:
+    def encode(series):
+        evidence = {}
+        for name, dimensions in OBSERVES.items():
+            precision = jnp.where(series.observed[name], NOISE**-2, 0.0)
+            weighted = precision * jnp.where(series.observed[name], series.values[name], 0.0)
+            none = jnp.zeros((*precision.shape[:2], 3))
+            evidence[name] = Gaussian(
+                *(none.at[..., jnp.array(dimensions)].set(leaf) for leaf in (precision, weighted))
+            )
+        return evidence
+
+    def decode(states):
+        raw_sd = jnp.log(jnp.expm1(NOISE - SD_FLOOR))
+        means = {name: states[name][..., jnp.array(own)] for name, own in OBSERVES.items()}
+        return {name: (mean, jnp.full_like(mean, raw_sd)) for name, mean in means.items()}
+
+    prior = Moments(*(jnp.array(leaf, jnp.float32) for leaf in COUPLED.prior))
+    transition = COUPLED.transition
+    return StateSpaceModel(prior, transition, transition, encode, decode, covariance)
+
+
+def test_smoother_bound_with_full_covariance_is_the_exact_evidence_of_coupled_dimensions():
+    """Of all views; with diagonal covariance it is looser."""
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    values[1, 0] = values[3] = np.nan
+    copies = np.tile(values, (COPIES, 1, 1))
+    series = series_from_arrays({name: copies[..., own] for name, own in OBSERVES.items()})
+    weights = LossWeights(
+        filter=0.0, smoother=1.0, smoother_unimodal=1.0, prior_matching=0.0, time_reversal=0.0
+    )
+
+    exact = 0.0
+    for view in ([0], [1, 2], [0, 1, 2]):
+        x = np.full_like(values, np.nan)
+        x[:, view] = values[:, view]
+        seen = ~np.isnan(x)
+        given = Gaussian(seen * NOISE**-2, np.where(seen, x, 0) * NOISE**-2)
+        constants = np.nansum(x**2) * NOISE**-2 + seen.sum() * np.log(2 * np.pi * NOISE**2)
+        exact += 0.5 * constants - COUPLED.log_evidence(given)
+
+    def bound(covariance):
+        loss = mdmm_loss(
+            coupled_parts(covariance),
+            dict.fromkeys(OBSERVES, Normal()),
+            series,
+            series,
+            jax.random.key(1),
+            Quadrature(),
+            weights,
+        )
+        return float(loss.total(1.0)) * len(values)
+
+    full, diagonal = bound("full"), bound("diagonal")
+    assert full == pytest.approx(exact, abs=0.25)  # 20,000 paths, whose mean has a sd of 0.06
+    assert diagonal > exact + 0.5
 
 
 def test_filter_bound_of_a_linear_model_in_closed_form():
