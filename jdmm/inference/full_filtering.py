@@ -26,6 +26,14 @@ TOLERANCE = 1e-3
 """By how much of itself rounding may raise a log-likelihood beyond its limit."""
 
 
+MAX_GRADIENT = 1e6
+"""Largest derivative of a log-likelihood by a predicted mean or root, in nats.
+
+Through a transition that expands, derivatives grow from step to step until they overflow. Those of
+a model that is any good stay far below.
+"""
+
+
 @dataclass(frozen=True)
 class FullModel:
     """A state space model as pure functions, its variables bound.
@@ -124,6 +132,7 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
     def _step(predicted, inputs):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
         own, offsets = inputs
+        predicted = _bound_gradient(predicted)
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)
         following = predict_step(model, filtered, step)
@@ -162,6 +171,19 @@ def initial_states(model: FullModel, evidence: Evidence) -> FullMoments:
     return FullMoments(
         *(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial)
     )
+
+
+@jax.custom_vjp
+def _bound_gradient(states: FullMoments) -> FullMoments:
+    """The states themselves; their gradient is clipped to `MAX_GRADIENT`."""
+    return states
+
+
+def _bound_gradient_backward(_: None, gradient: FullMoments) -> tuple[FullMoments]:
+    return (jax.tree.map(lambda leaf: jnp.clip(leaf, -MAX_GRADIENT, MAX_GRADIENT), gradient),)
+
+
+_bound_gradient.defvjp(lambda states: (states, None), _bound_gradient_backward)
 
 
 def _filtered(filtered: FullMoments, change: square_root.Update) -> FilteredStates:

@@ -22,6 +22,7 @@ from jax import numpy as jnp
 from jdmm.data.modality import Modality, check_modalities, check_series
 from jdmm.errors import InputError
 from jdmm.fields import checked_fields
+from jdmm.inference.quadrature import Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Likelihood, Raw
 from jdmm.models import grouping
@@ -244,6 +245,24 @@ def fields_of(
     """
     fields = {name: value for name, value in given.items() if name != "name"}
     return checked_fields(cls, section, fields, omit=("modalities", *omit))
+
+
+QUADRATURE_FIELDS = {
+    f"{prefix}{name}": kind
+    for prefix in ("", "prediction_")
+    for name, kind in (("rule", str), ("particles", int), ("order", int))
+}
+"""Of the section `inference`: the quadratures of training and of prediction."""
+
+
+def quadratures_of(fields: Mapping[str, Any]) -> dict[str, Quadrature]:
+    """The quadratures of training and of prediction, from `QUADRATURE_FIELDS`, by attribute."""
+    return {
+        f"{prefix}quadrature": Quadrature(
+            *(fields[f"{prefix}{name}"] for name in ("rule", "particles", "order"))
+        )
+        for prefix in ("", "prediction_")
+    }
 
 
 def check_multipliers(multipliers: Mapping[str, float], modalities: tuple[Modality, ...]) -> None:

@@ -23,12 +23,14 @@ from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import SD_FLOOR, Raw
 from jdmm.models import objectives
 from jdmm.models.base import (
+    QUADRATURE_FIELDS,
     Config,
     GradientModel,
     Variables,
     check_multipliers,
     check_whole,
     fields_of,
+    quadratures_of,
 )
 from jdmm.models.emission import (
     bind,
@@ -44,15 +46,7 @@ from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
 from jdmm.series import Series
 
-INFERENCE_FIELDS = {
-    "covariance": str,
-    "rule": str,
-    "particles": int,
-    "prediction_rule": str,
-    "prediction_particles": int,
-    "order": int,
-}
-"""Of the section `inference`; `order`, of both rules, may be left out."""
+INFERENCE_FIELDS = {"covariance": str, **QUADRATURE_FIELDS}
 
 OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "weights", "covariance")
 """Fields of `MDMM` that the sections `inference` and `loss` of a configuration give."""
@@ -145,16 +139,11 @@ class MDMM(GradientModel):
         Raises:
             InputError: for an unknown field or an impossible value.
         """
-        required = [name for name in INFERENCE_FIELDS if name != "order"]
-        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS, required)
-        order = how.get("order", Quadrature.order)
+        how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
         return cls(
             modalities,
             **fields_of(cls, "model", config.model, omit=OTHER_SECTIONS),
-            quadrature=Quadrature(how["rule"], how["particles"], order),
-            prediction_quadrature=Quadrature(
-                how["prediction_rule"], how["prediction_particles"], order
-            ),
+            **quadratures_of(how),
             weights=LossWeights(**fields_of(LossWeights, "loss", config.loss.to_dict())),
             covariance=how["covariance"],
         )

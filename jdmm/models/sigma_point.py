@@ -30,12 +30,14 @@ from jdmm.inference.square_root import FullMoments
 from jdmm.likelihoods import SD_FLOOR, Normal, Raw
 from jdmm.models import objectives
 from jdmm.models.base import (
+    QUADRATURE_FIELDS,
     Config,
     GradientModel,
     Variables,
     check_at_least,
     check_whole,
     fields_of,
+    quadratures_of,
 )
 from jdmm.models.emission import (
     bind,
@@ -60,16 +62,7 @@ EMISSIONS = (MLP, LINEAR)
 AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND = "auto", "likelihood", "filter", "smoother"
 OBJECTIVES = (AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND)
 
-INFERENCE_FIELDS = {
-    "rule": str,
-    "particles": int,
-    "order": int,
-    "prediction_rule": str,
-    "prediction_particles": int,
-    "prediction_order": int,
-    "iterations": int,
-    "tolerance": float,
-}
+INFERENCE_FIELDS = {"iterations": int, "tolerance": float, **QUADRATURE_FIELDS}
 
 OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "iterations", "tolerance", "objective")
 """Fields of `SigmaPointSSM` that the sections `inference` and `loss` of a configuration give."""
@@ -237,10 +230,7 @@ class SigmaPointSSM(GradientModel):
             modalities,
             **fields_of(cls, "model", config.model, omit=(*OTHER_SECTIONS, "transition")),
             **fields_of(cls, "loss", config.loss.to_dict(), omit=others),
-            quadrature=Quadrature(how["rule"], how["particles"], how["order"]),
-            prediction_quadrature=Quadrature(
-                how["prediction_rule"], how["prediction_particles"], how["prediction_order"]
-            ),
+            **quadratures_of(how),
             iterations=how["iterations"],
             tolerance=how["tolerance"],
         )
@@ -279,6 +269,11 @@ class SigmaPointSSM(GradientModel):
         if self.objective != AUTO:
             return self.objective
         return LIKELIHOOD if self._likelihood_known else FILTER_BOUND
+
+    @property
+    def for_validation(self) -> Self:
+        """The model without posterior linearisation."""
+        return dataclasses.replace(self, iterations=0)
 
     def init(self, key: jax.Array, series: Series) -> Variables:
         """Fresh variables for series of this form.
