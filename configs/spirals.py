@@ -122,7 +122,7 @@ def _sigma_point(config: Any) -> None:
     """
     model = SigmaPointSSM
     config.model = ConfigDict({"name": "sigma_point", "latent": 7, "hidden": model.hidden})
-    config.model.emission = model.emission  # "mlp" or "linear"
+    config.model.emission = model.emission  # "linear" or "mlp"
 
     config.inference = ConfigDict()
     for prefix, quadrature in (("", model.quadrature), ("prediction_", model.prediction_quadrature)):

@@ -194,7 +194,12 @@ def predict_batch(
     """The compiled program of `predict`; `tails` are the levels of the quantiles."""
     model, likelihoods = static.value, static.value.likelihoods
     mean_key, sample_key, emission_key = jax.random.split(key, 3)
-    path = model.posterior_mean(variables, series, mean_key)
+    if num_samples:
+        path, paths = model.posterior_paths(
+            variables, series, (mean_key, sample_key), num_samples, calibration.posterior
+        )
+    else:
+        path, paths = model.posterior_mean(variables, series, mean_key), None
     point = model.emissions(variables, path.states)
     fields = {field: {} for field in Prediction._fields if field != "states"}
     prediction = Prediction(**fields, states=path.posterior)
@@ -203,12 +208,9 @@ def predict_batch(
         probabilities = likelihood.probabilities(point[name])
         if probabilities is not None:
             prediction.probabilities[name] = probabilities
-    if num_samples == 0:
+    if paths is None:
         return prediction
 
-    paths = model.posterior_samples(
-        variables, series, sample_key, num_samples, calibration.posterior
-    )
     emissions = model.emissions(variables, paths.states)
     for index, (name, likelihood) in enumerate(likelihoods.items()):
         raw = likelihood.rescale(emissions[name], calibration.emission)

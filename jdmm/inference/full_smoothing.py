@@ -61,6 +61,26 @@ def smooth_path(
     return _smooth(found, backward, lengths)
 
 
+def linearise(model: FullModel, around: FullMoments, points: Points, features: int) -> Linearised:
+    """The model, linear in the state at each step: the regression on the Gaussians `around`.
+
+    Args:
+        model: the model.
+        around: ``(time, latent, n)``, with triangular roots.
+        points: of the quadrature.
+        features: number of features.
+    """
+    diagonal = features > model.latent
+    return Linearised(
+        over_time(lambda own, at: square_root.linearise(model.transition, own, at), points, around),
+        over_time(
+            lambda own, at: square_root.linearise_emission(model.emission, own, at, diagonal),
+            points,
+            around,
+        ),
+    )
+
+
 def iterate_linearisation(
     model: FullModel,
     evidence: Evidence,
@@ -86,24 +106,11 @@ def iterate_linearisation(
         tolerance: root mean square move, in units of the smoothed sd.
     """
     initial = initial_states(model, evidence)
-    n, features = evidence.value.shape[-1], evidence.value.shape[1]
-    diagonal = features > model.latent
+    n = evidence.value.shape[-1]
     valid = jnp.arange(len(evidence.value))[:, None] < lengths[None]
 
-    def linearise(around: FullMoments) -> Linearised:
-        return Linearised(
-            over_time(
-                lambda own, at: square_root.linearise(model.transition, own, at), points, around
-            ),
-            over_time(
-                lambda own, at: square_root.linearise_emission(model.emission, own, at, diagonal),
-                points,
-                around,
-            ),
-        )
-
     def solve(around: FullMoments) -> PathPosterior:
-        linear = linearise(around)
+        linear = linearise(model, around, points, evidence.value.shape[1])
         found = linear_filter(initial, linear, evidence)
         backward = jax.vmap(square_root.affine_reverse)(linear.transition, found.filtered)
         return _smooth(found, backward, lengths)
@@ -175,24 +182,6 @@ def sample_paths(posterior: PathPosterior, noise: Float[Array, "time latent m"])
     logs = jnp.log(jax.vmap(linalg.diagonal)(root)) + 0.5 * square_root.LOG_2PI
     density = -0.5 * jnp.sum(noise**2, 1) - jnp.tile(jnp.sum(logs, 1), size // n)
     return SampledPaths(states, means, variance, density)
-
-
-def conditional_prior(model: FullModel, states: Float[Array, "time latent m"]) -> Moments:
-    """p(z_1), and p(z_t | z_{t-1}) at the states of paths, ``(time, latent, m)``."""
-    time, latent, m = states.shape
-    reached = model.transition(jnp.moveaxis(states[:-1], 0, 1).reshape(latent, -1))
-    first = Moments(model.initial.mean, model.initial.variance)
-    return Moments(
-        *(
-            jnp.concatenate(
-                [
-                    jnp.broadcast_to(start, (1, latent, m)),
-                    jnp.moveaxis(leaf.reshape(latent, time - 1, m), 1, 0),
-                ]
-            )
-            for start, leaf in zip(first, reached, strict=True)
-        )
-    )
 
 
 def sample_prior(

@@ -81,11 +81,11 @@ def triangularise(a: Float[Array, "row column n"]) -> Float[Array, "row row n"]:
     A A' is never formed, which would square the condition number: in single precision a root keeps
     directions that are 1e6 times smaller than others, a covariance only 1e3 times.
     """
-    return _lq(a)[0]
+    return lq(a)[0]
 
 
 def _triangularise_forward(a: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    lower, orthonormal = _lq(a)
+    lower, orthonormal = lq(a)
     return lower, (lower, orthonormal)
 
 
@@ -138,7 +138,7 @@ def solve_lower_transposed(
     return jnp.stack([rows[i] for i in range(size)])
 
 
-def _lq(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+def lq(a: Float[Array, "row column n"]) -> tuple[Array, Array]:
     """A = L Q with L lower triangular, the rows of Q orthonormal."""
     size, _, _ = a.shape
     if size > MAX_UNROLLED:

@@ -119,8 +119,15 @@ class Update(NamedTuple):
 
 def place(gaussian: FullMoments, points: StepPoints) -> Float[Array, "latent points"]:
     """The points m + L u_k as one axis, ``(latent, point * n)``."""
-    states = gaussian.mean[:, None] + linalg.matmul(gaussian.root, points.offsets)
-    return states.reshape(states.shape[0], -1)
+    latent, count, shared = points.offsets.shape
+    if shared > 1:
+        states = gaussian.mean[:, None] + linalg.matmul(gaussian.root, points.offsets)
+        return states.reshape(latent, -1)
+    # one product of matrices; as sums XLA would compute the root again for every point
+    both = jnp.concatenate([gaussian.root, gaussian.mean[:, None]], 1)
+    weights = jnp.concatenate([points.offsets[:, :, 0], jnp.ones((1, count), both.dtype)])
+    states = jnp.tensordot(weights, both, (0, 1), precision=jax.lax.Precision.HIGHEST)
+    return jnp.swapaxes(states, 0, 1).reshape(latent, -1)
 
 
 def evaluate(function: Function, gaussian: FullMoments, points: StepPoints) -> Deviations:
@@ -165,12 +172,13 @@ def _reverse(
     scaled: jax.Array,
 ) -> Affine:
     """From z' = mean + deviations u + noise e and z = m + L scaled u."""
-    latent = filtered.mean.shape[0]
     own = linalg.matmul(filtered.root, scaled)
-    above = jnp.concatenate([deviations, noise], 1)
-    below = jnp.concatenate([own, jnp.zeros_like(noise)], 1)
-    lower = linalg.triangularise(jnp.concatenate([above, below]))
-    predicted, cross, rest = lower[:latent, :latent], lower[latent:, :latent], lower[latent:, latent:]
+    later = jnp.concatenate([deviations, noise], 1)
+    here = jnp.concatenate([own, jnp.zeros((*own.shape[:1], *noise.shape[1:]), own.dtype)], 1)
+    # in two blocks of rows, which compile faster than their joint triangularisation
+    predicted, directions = linalg.lq(later)
+    cross = linalg.matmul(here, linalg.transpose(directions))
+    rest = linalg.triangularise(here - linalg.matmul(cross, directions))
     gain = linalg.transpose(linalg.solve_lower_transposed(predicted, linalg.transpose(cross)))
     return Affine(gain, filtered.mean - linalg.matvec(gain, mean), rest)
 
@@ -389,8 +397,14 @@ def affine_update(
     if isinstance(emission, AffineFeatures):
         precision = jnp.where(observed, 1.0 / emission.variance, 0.0)
         return update_information(slope, precision, innovation)
-    seen = observed[:, None]
-    own = linalg.diagonal_matrix(jnp.where(observed, 0.0, 1.0).astype(value.dtype))
-    noise = jnp.concatenate([jnp.where(seen, emission.root, 0.0), own], 1)
     eye = jnp.eye(slope.shape[1], dtype=value.dtype)[:, :, None]
-    return update_array(jnp.where(seen, slope, 0.0), noise, innovation, eye, observed)
+    slope = jnp.where(observed[:, None], slope, 0.0)
+    return update_array(slope, observed_root(emission, observed), innovation, eye, observed)
+
+
+def observed_root(
+    emission: Affine, observed: Bool[Array, "feature n"]
+) -> Float[Array, "feature column n"]:
+    """A root of the noise covariance, in which missing features have a noise of their own of 1."""
+    own = linalg.diagonal_matrix(jnp.where(observed, 0.0, 1.0).astype(emission.root.dtype))
+    return jnp.concatenate([jnp.where(observed[:, None], emission.root, 0.0), own], 1)

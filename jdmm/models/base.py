@@ -95,6 +95,21 @@ class Model(abc.ABC):
             InputError: for series that disagree with the modalities.
         """
 
+    def posterior_paths(
+        self,
+        variables: Variables,
+        series: Series,
+        keys: tuple[jax.Array, jax.Array],
+        count: int,
+        scale: Any = 1.0,
+    ) -> tuple[PosteriorPath, PosteriorPath]:
+        """`posterior_mean` with the first key and `posterior_samples` with the second.
+
+        A model may override it to compute only once what both need.
+        """
+        mean = self.posterior_mean(variables, series, keys[0])
+        return mean, self.posterior_samples(variables, series, keys[1], count, scale)
+
     @abc.abstractmethod
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from the states of a path ``(..., state)``."""

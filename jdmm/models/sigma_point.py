@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from jdmm.data.modality import Modality
 from jdmm.errors import InputError
 from jdmm.fields import check_section
-from jdmm.inference import filtering, full_filtering, full_smoothing
+from jdmm.inference import filtering, full_filtering, full_smoothing, path_sampling
 from jdmm.inference.full_filtering import Evidence, FullModel
 from jdmm.inference.full_smoothing import PathPosterior
 from jdmm.inference.gaussian import Gaussian, Moments, product
@@ -56,8 +56,8 @@ from jdmm.series import Series
 MOMENTS, ENCODER = "moments", "encoder"
 UPDATES = (MOMENTS, ENCODER)
 
-MLP, LINEAR = "mlp", "linear"
-EMISSIONS = (MLP, LINEAR)
+LINEAR, MLP = "linear", "mlp"
+EMISSIONS = (LINEAR, MLP)
 
 AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND = "auto", "likelihood", "filter", "smoother"
 OBJECTIVES = (AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND)
@@ -111,6 +111,14 @@ class Networks(nn.Module):
         check_transition(self.step_forward(jnp.zeros((self.latent, 1))), self.latent)
 
 
+def smoothed_path(posterior: PathPosterior) -> PosteriorPath:
+    """The smoothed means and marginals, ``(batch, time, latent)``."""
+    mean = jnp.moveaxis(posterior.smoothed.mean, -1, 0)
+    variance = jnp.moveaxis(jnp.sum(posterior.smoothed.root**2, 2), -1, 0)
+    marginals = Moments(mean, variance)
+    return PosteriorPath(marginals, marginals, mean)
+
+
 def check_transition(reached: Any, latent: int) -> None:
     """Checks what a transition returns for states ``(latent, 1)``.
 
@@ -137,7 +145,7 @@ class SigmaPointSSM(GradientModel):
     Attributes:
         latent: D, dimensions of the state.
         hidden: H, units of each hidden layer of the default networks.
-        emission: the default decoders: "mlp" (one hidden layer) or "linear". The sd of normal
+        emission: the default decoders: "linear" or "mlp" (one hidden layer). The sd of normal
             features is learned and does not depend on the state.
         transition: a Flax module, states ``(latent, n)`` -> `Moments` of the next states; None for
             a `ProductTransition`.
@@ -158,7 +166,7 @@ class SigmaPointSSM(GradientModel):
 
     latent: int = 5
     hidden: int = 20
-    emission: str = MLP
+    emission: str = LINEAR
     transition: nn.Module | None = None
     updates: Mapping[str, str] = FrozenDict()
     quadrature: Quadrature = Quadrature(ROTATED_SIGMA_POINTS)
@@ -402,22 +410,48 @@ class SigmaPointSSM(GradientModel):
 
     def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
         """The smoothed means, the posterior being the marginals, ``(batch, time, latent)``."""
-        smoothed = self.path_posterior(variables, series, key).smoothed
-        mean = jnp.moveaxis(smoothed.mean, -1, 0)
-        variance = jnp.moveaxis(jnp.sum(smoothed.root**2, 2), -1, 0)
-        marginals = Moments(mean, variance)
-        return PosteriorPath(marginals, marginals, mean)
+        return smoothed_path(self.path_posterior(variables, series, key))
 
     def posterior_samples(
         self, variables: Variables, series: Series, key: jax.Array, count: int, scale: Any = 1.0
     ) -> PosteriorPath:
         """Joint samples of whole paths, ``(count, batch, time, latent)``."""
         points_key, sample_key = jax.random.split(key)
-        posterior = self.path_posterior(variables, series, points_key)
-        noise = filtering.particles(sample_key, count, series.index, series.num_steps, self.latent)
+        points = self.prediction_quadrature.points(points_key, series, self.latent)
+        smoothed = self._smooth(variables, series, points).smoothed
+        return self._sampled_paths(variables, series, smoothed, points, sample_key, count, scale)
+
+    def posterior_paths(
+        self,
+        variables: Variables,
+        series: Series,
+        keys: tuple[jax.Array, jax.Array],
+        count: int,
+        scale: Any = 1.0,
+    ) -> tuple[PosteriorPath, PosteriorPath]:
+        """The smoothed means and joint samples, from one smoother."""
+        points = self.prediction_quadrature.points(keys[0], series, self.latent)
+        posterior = self._smooth(variables, series, points)
+        paths = self._sampled_paths(
+            variables, series, posterior.smoothed, points, keys[1], count, scale
+        )
+        return smoothed_path(posterior), paths
+
+    def _sampled_paths(
+        self,
+        variables: Variables,
+        series: Series,
+        smoothed: FullMoments,
+        points: Points,
+        key: jax.Array,
+        count: int,
+        scale: Any,
+    ) -> PosteriorPath:
+        model, evidence = self.state_space(variables), self.evidence(variables, series)
+        sampler = path_sampling.path_sampler(model, smoothed, evidence, points)
+        noise = filtering.particles(key, count, series.index, series.num_steps, self.latent)
         flat = scale * noise.reshape(series.num_steps, self.latent, -1)
-        paths = full_smoothing.sample_paths(posterior, flat)
-        prior = full_smoothing.conditional_prior(self.state_space(variables), paths.states)
+        paths = path_sampling.sample_paths(model, sampler, flat)
 
         def public(leaf: jax.Array) -> jax.Array:
             """``(time, *, count * batch)`` -> ``(count, batch, time, *)``."""
@@ -425,10 +459,10 @@ class SigmaPointSSM(GradientModel):
             return jnp.moveaxis(split, (-2, -1), (0, 1))
 
         return PosteriorPath(
-            Moments(*map(public, prior)),
-            Moments(public(paths.mean), public(paths.variance)),
+            Moments(*map(public, paths.prior)),
+            Moments(*map(public, paths.posterior)),
             public(paths.states),
-            log_posterior=public(paths.log_density),
+            log_posterior=public(paths.log_posterior),
         )
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:

@@ -60,7 +60,7 @@ class ProductTransition(nn.Module):
     def __call__(self, z: jax.Array) -> Moments:
         """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
         gate = jnp.tanh(StateDense(self.hidden, name="gate")(z))
-        products = gate * StateDense(self.hidden, bias_start=1.0, name="value")(z)
+        products = gate * StateDense(self.hidden, name="value")(z)
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
         change = StateDense(self.latent, small, name="change")(products)
         linear = StateDense(self.latent, lambda _, shape: jnp.eye(*shape), name="linear")(z)
