@@ -125,7 +125,10 @@ def _sigma_point(config: Any) -> None:
     config.model.emission = model.emission  # "linear" or "mlp"
 
     config.inference = ConfigDict()
-    for prefix, quadrature in (("", model.quadrature), ("prediction_", model.prediction_quadrature)):
+    for prefix, quadrature in (
+        ("", model.quadrature),
+        ("prediction_", model.prediction_quadrature),
+    ):
         config.inference[f"{prefix}rule"] = quadrature.rule
         config.inference[f"{prefix}particles"] = quadrature.particles
         config.inference[f"{prefix}order"] = quadrature.order

@@ -21,7 +21,6 @@ from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import Affine, AffineFeatures, FullMoments, Function, StepPoints
 from jdmm.series import Array
 
-
 TOLERANCE = 1e-3
 """By how much of itself rounding may raise a log-likelihood beyond its limit."""
 
@@ -168,9 +167,7 @@ def linear_filter(initial: FullMoments, model: Linearised, evidence: Evidence) -
 def initial_states(model: FullModel, evidence: Evidence) -> FullMoments:
     """p(z_1) of every series, ``(latent, n)``."""
     n = evidence.value.shape[-1]
-    return FullMoments(
-        *(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial)
-    )
+    return FullMoments(*(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial))
 
 
 @jax.custom_vjp

@@ -20,7 +20,6 @@ from jdmm.inference.full_filtering import (
     initial_states,
     linear_filter,
 )
-from jdmm.inference.gaussian import Moments
 from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import Affine, FullMoments, StepPoints
 from jdmm.series import Array
@@ -200,56 +199,7 @@ def sample_prior(
     return jnp.concatenate([first[None], states])
 
 
-def transition_divergence(
-    model: FullModel, posterior: PathPosterior, lengths: Int[Array, " n"], points: Points
-) -> Float[Array, " n"]:
-    """KL(q(z_{1:T}) || p(z_{1:T})) of the path posterior q, in nats.
-
-    Each pair of states is integrated by points of ``2 * latent`` dimensions: z' from q(z'), and z
-    from q(z | z').
-
-    Args:
-        model: the model.
-        posterior: of the paths.
-        lengths: number of steps of each series.
-        points: of the quadrature, in ``2 * latent`` dimensions.
-    """
-    latent, time = model.latent, len(posterior.smoothed.mean)
-    following = FullMoments(*(leaf[1:] for leaf in posterior.smoothed))
-    backward = Affine(*(leaf[:-1] for leaf in posterior.backward))
-
-    def log_prob(pairs: tuple[FullMoments, Affine], own: StepPoints) -> jax.Array:
-        """E log p(z' | z), ``(n,)``."""
-        later, kernel = pairs
-        there = later.mean[:, None] + linalg.matmul(later.root, own.offsets[:latent])
-        here = (
-            linalg.matmul(kernel.slope, there)
-            + kernel.offset[:, None]
-            + linalg.matmul(kernel.root, own.offsets[latent:])
-        )
-        reached = model.transition(here.reshape(latent, -1))
-        mean, variance = (leaf.reshape(here.shape) for leaf in reached)
-        each = (there - mean) ** 2 / variance + jnp.log(variance) + square_root.LOG_2PI
-        return -0.5 * own.weights @ jnp.sum(each, 0)
-
-    offsets = points.offsets[: time - 1]
-    pairs = over_time(log_prob, Points(offsets, points.weights), (following, backward))
-    inside = jnp.arange(time)[:, None] < lengths[None]
-    expected = jnp.sum(jnp.where(inside[1:], pairs, 0.0), 0)
-    first, start = FullMoments(*(leaf[0] for leaf in posterior.smoothed)), model.initial
-    root = jnp.broadcast_to(start.root, first.root.shape)
-    difference = linalg.solve_lower(root, (first.mean - start.mean)[:, None])[:, 0]
-    spread = linalg.solve_lower(root, first.root)
-    expected -= 0.5 * (jnp.sum(difference**2, 0) + jnp.sum(spread**2, (0, 1)))
-    expected -= jnp.sum(jnp.log(linalg.diagonal(root)), 0) + 0.5 * latent * square_root.LOG_2PI
-    logs = jnp.sum(jnp.log(jax.vmap(linalg.diagonal)(posterior.backward.root)), 1)
-    entropy = logs + 0.5 * latent * (1 + square_root.LOG_2PI)
-    return -jnp.sum(jnp.where(inside, entropy, 0.0), 0) - expected
-
-
-def place_all(
-    states: FullMoments, points: Points
-) -> Float[Array, "time latent point n"]:
+def place_all(states: FullMoments, points: Points) -> Float[Array, "time latent point n"]:
     """The points of the Gaussians ``(time, latent, n)`` of all steps."""
 
     def place(own: FullMoments, at: StepPoints) -> jax.Array:
@@ -279,9 +229,7 @@ def over_time(function, points: Points, states):
     return jax.tree.map(lambda leaf: _split(leaf, time), found)
 
 
-def _smooth(
-    found: FilteredStates, backward: Affine, lengths: Int[Array, " n"]
-) -> PathPosterior:
+def _smooth(found: FilteredStates, backward: Affine, lengths: Int[Array, " n"]) -> PathPosterior:
     time = len(found.log_likelihood)
     inside = jnp.arange(time)[:, None] < lengths[None] - 1
     filtered = found.filtered

@@ -21,6 +21,7 @@ MAX_UNROLLED = 16
 LEAST_NORM = 1e-30
 """Norms below this count as this one, so that a matrix of zeros has finite gradients."""
 
+
 @jax.custom_vjp
 def matmul(
     a: Float[Array, "row inner n"], b: Float[Array, "inner column m"]
@@ -52,9 +53,7 @@ def _matmul_backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Arra
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def matvec(
-    a: Float[Array, "row column n"], b: Float[Array, "column m"]
-) -> Float[Array, "row _"]:
+def matvec(a: Float[Array, "row column n"], b: Float[Array, "column m"]) -> Float[Array, "row _"]:
     """The products of matrices ``(row, column, n)`` and vectors ``(column, n)``."""
     return matmul(a, b[:, None])[:, 0]
 
@@ -162,9 +161,7 @@ def _solve_large(lower: jax.Array, b: jax.Array, transposed: bool) -> jax.Array:
     size = max(lower.shape[2], b.shape[2])
     zero = diagonal_matrix(jnp.where(diagonal(lower) < LEAST_NORM, LEAST_NORM, 0.0))
     lower = lower + zero.astype(lower.dtype)
-    lower, b = (
-        jnp.moveaxis(jnp.broadcast_to(m, (*m.shape[:2], size)), -1, 0) for m in (lower, b)
-    )
+    lower, b = (jnp.moveaxis(jnp.broadcast_to(m, (*m.shape[:2], size)), -1, 0) for m in (lower, b))
     solved = jax.lax.linalg.triangular_solve(
         lower, b, left_side=True, lower=True, transpose_a=transposed
     )

@@ -22,7 +22,7 @@ from jax import numpy as jnp
 from jaxtyping import Float
 
 from jdmm.errors import InputError
-from jdmm.inference import filtering, gaussian, linalg
+from jdmm.inference import filtering, linalg
 from jdmm.inference.filtering import Offsets
 from jdmm.series import Array, Series
 

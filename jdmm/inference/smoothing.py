@@ -53,7 +53,7 @@ class PosteriorPath(NamedTuple):
         return 0.5 * jnp.sum(squares + jnp.log(p.variance), -1) - self.log_determinant
 
     def log_ratio(self) -> Float[Array, "*batch time"]:
-        """log p(z_t | z_{t-1}) - log q(z_t | ...) of each state in nats."""
+        """Log p(z_t | z_{t-1}) - log q(z_t | ...) of each state in nats."""
         z = self.states[..., : self.prior.mean.shape[-1]]
         log_prior = jnp.sum(norm.logpdf(z, self.prior.mean, self.prior.sd), -1)
         if self.log_posterior is not None:

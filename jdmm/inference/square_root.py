@@ -285,7 +285,9 @@ def update_information(
     rest = innovation - linalg.matvec(slope, shift)
     # a sum of squares, where r' R^-1 r - (H' R^-1 r)' B^-1 (H' R^-1 r) would cancel
     quadratic = jnp.sum(precision * rest**2, 0) + jnp.sum(shift**2, 0)
-    logs = jnp.where(precision > 0, LOG_2PI - jnp.log(jnp.where(precision > 0, precision, 1.0)), 0.0)
+    logs = jnp.where(
+        precision > 0, LOG_2PI - jnp.log(jnp.where(precision > 0, precision, 1.0)), 0.0
+    )
     log_determinant = -jnp.sum(jnp.log(linalg.diagonal(lower)), 0)
     log_likelihood = -0.5 * (quadratic + jnp.sum(logs, 0)) + log_determinant
     return Update(shift, factor, log_likelihood, log_determinant, -0.5 * jnp.sum(logs, 0))

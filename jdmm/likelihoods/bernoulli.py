@@ -32,7 +32,7 @@ class Bernoulli(Likelihood):
         return jax.nn.sigmoid(raw[0])
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
-        """p and p (1 - p)."""
+        """P and p (1 - p)."""
         p = self.mean(raw)
         return p, p * (1 - p)
 

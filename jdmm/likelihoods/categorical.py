@@ -51,7 +51,7 @@ class Categorical(Likelihood):
         return onehot.reshape(*value.shape[:-1], -1)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
-        """p and p (1 - p) of each class but the last, without their covariances."""
+        """P and p (1 - p) of each class but the last, without their covariances."""
         p = self.probabilities(raw)[..., :-1]
         p = p.reshape(*p.shape[:-2], -1)
         return p, p * (1 - p)

@@ -59,8 +59,8 @@ UPDATES = (MOMENTS, ENCODER)
 LINEAR, MLP = "linear", "mlp"
 EMISSIONS = (LINEAR, MLP)
 
-AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND = "auto", "likelihood", "filter", "smoother"
-OBJECTIVES = (AUTO, LIKELIHOOD, FILTER_BOUND, SMOOTHER_BOUND)
+AUTO, LIKELIHOOD, BOUND = "auto", "likelihood", "bound"
+OBJECTIVES = (AUTO, LIKELIHOOD, BOUND)
 
 INFERENCE_FIELDS = {"iterations": int, "tolerance": float, **QUADRATURE_FIELDS}
 
@@ -157,8 +157,8 @@ class SigmaPointSSM(GradientModel):
         iterations: of posterior linearisation in prediction, at most; 0 for none.
         tolerance: an iteration that moves the states by fewer sd is the last.
         objective: of the training: "likelihood" (of the filter; for normal modalities, updated by
-            moments), "filter" (the bound of the filter, for all likelihoods and encoders),
-            "smoother" (the bound of the smoother), or "auto": the first that the modalities allow.
+            moments), "bound" (a lower bound of it, for all likelihoods and encoders), or "auto":
+            the likelihood where the modalities allow it.
 
     Raises:
         InputError: for values that make no model.
@@ -197,8 +197,8 @@ class SigmaPointSSM(GradientModel):
         self._check_updates()
         if self.objective == LIKELIHOOD and not self._likelihood_known:
             raise InputError(
-                "expected loss.objective 'filter', 'smoother' or 'auto' for modalities that are "
-                "not all Normal and updated by moments, got 'likelihood'"
+                "expected loss.objective 'bound' or 'auto' for modalities that are not all Normal "
+                "and updated by moments, got 'likelihood'"
             )
 
     def _check_updates(self) -> None:
@@ -276,7 +276,7 @@ class SigmaPointSSM(GradientModel):
         """The objective of the training, "auto" resolved."""
         if self.objective != AUTO:
             return self.objective
-        return LIKELIHOOD if self._likelihood_known else FILTER_BOUND
+        return LIKELIHOOD if self._likelihood_known else BOUND
 
     @property
     def for_validation(self) -> Self:
@@ -339,9 +339,7 @@ class SigmaPointSSM(GradientModel):
         groups = modality_groups(self.modalities)
         encoders = NetworkGroups(self.networks.bind(variables).encoders, groups)
         factor = product(*evidence_of(encoders, series.select(self.encoded)).values())
-        return Evidence(
-            value, observed, Gaussian(*(jnp.moveaxis(leaf, 0, -1) for leaf in factor))
-        )
+        return Evidence(value, observed, Gaussian(*(jnp.moveaxis(leaf, 0, -1) for leaf in factor)))
 
     def loss(
         self,
@@ -353,19 +351,8 @@ class SigmaPointSSM(GradientModel):
     ) -> Loss:
         """Minus the objective of what is shown; what is hidden is simply missing."""
         del progress
-        filter_key, pair_key = jax.random.split(key)
-        points = self.quadrature.points(filter_key, series, self.latent)
+        points = self.quadrature.points(key, series, self.latent)
         count = jnp.sum(targets.valid)
-        if self.chosen_objective == SMOOTHER_BOUND:
-            fixed = jax.lax.stop_gradient(variables)
-            path = self._smooth(fixed, series, points)
-            path = jax.lax.stop_gradient(path)
-            pairs = self.quadrature.points(pair_key, series, 2 * self.latent)
-            kl = full_smoothing.transition_divergence(
-                self.state_space(variables), path, series.lengths, pairs
-            )
-            nll = -self._expected_log_prob(variables, path.smoothed, series, points)
-            return Loss({"smoother_nll": nll, "smoother_kl": jnp.sum(kl)}, count)
         model, evidence = self.state_space(variables), self.evidence(variables, series)
         found = full_filtering.full_filter(model, evidence, points)
         broken = objectives.first_of(jnp.any(found.broken, 0), series)
@@ -383,7 +370,9 @@ class SigmaPointSSM(GradientModel):
         raw = self._decoder(variables)(jnp.transpose(placed, (2, 3, 0, 1)))
         total = jnp.zeros(())
         for modality in self.modalities:
-            values, observed = (tree[modality.name] for tree in (masked_values(series), series.observed))
+            values, observed = (
+                tree[modality.name] for tree in (masked_values(series), series.observed)
+            )
             every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
             each = modality.likelihood.log_prob(raw[modality.name], every)
             each = jnp.where(observed[None], each, 0.0)

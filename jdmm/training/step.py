@@ -87,7 +87,9 @@ def make_train_step(
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))
             return loss.total(beta), (loss.means(), loss.broken)
 
-        (loss, (terms, broken)), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables)
+        (loss, (terms, broken)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.variables
+        )
         if axis is not None:
             # as one vector, because a sum over processes costs a round trip
             flat, unravel = ravel_pytree((loss, terms, gradient))

@@ -193,25 +193,6 @@ def test_samples_are_joint() -> None:
     np.testing.assert_allclose(paths.log_density.sum(0), density, rtol=1e-6)
 
 
-def test_divergence_gives_the_likelihood() -> None:
-    """E log p(x | z) - KL(q || p) is log p(x) where q is the exact posterior."""
-    linear = linear_model(LATENT, 2)
-    values, observed = data("stretch missing", 2)
-    lengths = np.array([TIME, 4])
-    observed[1, 4:] = False
-    found = smooth(leaves(linear), evidence(values, observed), lengths, 0, "sigma_points")
-    pairs = points("rotated_sigma_points", TIME, 2, 2 * LATENT)
-    kl = full_smoothing.transition_divergence(full_model(linear), found, lengths, pairs)
-    mean = np.einsum("fd,tdn->ntf", linear.emission, found.smoothed.mean) + linear.emission_bias
-    spread = np.einsum(
-        "fi,ntij,fj->ntf", linear.emission, covariances(found.smoothed.root), linear.emission
-    )
-    noise = linear.emission_noise
-    each = -0.5 * (((values - mean) ** 2 + spread) / noise + np.log(2 * np.pi * noise))
-    expected = np.sum(np.where(observed, each, 0), (1, 2))
-    np.testing.assert_allclose(expected - kl, found.log_likelihood, atol=1e-8)
-
-
 @pytest.mark.parametrize("features", [0, 2])
 def test_factors_of_encoders_are_further_observations(features: int) -> None:
     """A Gaussian factor of the state is an observation of the state itself."""
@@ -299,7 +280,9 @@ def test_single_precision_survives_small_noise_beside_large_states() -> None:
         )
         at = points("sigma_points", time, 1, latent)
         at = Points(at.offsets.astype(dtype), at.weights.astype(dtype))
-        path = full_smoothing.smooth_path(full_model(LinearModel(*own)), given, np.full(1, time), at)
+        path = full_smoothing.smooth_path(
+            full_model(LinearModel(*own)), given, np.full(1, time), at
+        )
         assert path.smoothed.root.dtype == dtype
         results[dtype] = path
     exact, single = results[np.float64], results[np.float32]

@@ -41,14 +41,11 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mdmm": ("mdmm", MDMM(MIXED, 2, 3)),
     "mdmm, particles": ("mdmm", MDMM(MIXED, 2, 3, PARTICLES, PARTICLES)),
     "sigma points, likelihood": ("sigma_point", SigmaPointSSM(NUMBERS, 2, 3)),
-    "sigma points, filter bound": ("sigma_point", SigmaPointSSM(MIXED, 2, 3, iterations=1)),
+    "sigma points, bound": ("sigma_point", SigmaPointSSM(MIXED, 2, 3, iterations=1)),
     "sigma points, encoder": (
         "sigma_point",
         SigmaPointSSM(MIXED, 2, 3, updates={"label": "encoder"}, emission="linear"),
     ),
-    "sigma points, smoother bound": (
-        "sigma_point",
-        SigmaPointSSM(NUMBERS, 2, 3, objective="smoother", iterations=0),
     "mdmm, full covariance": (
         "mdmm",
         MDMM(
