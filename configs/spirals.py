@@ -125,13 +125,7 @@ def _sigma_point(config: Any) -> None:
     config.model.emission = model.emission  # "linear" or "mlp"
 
     config.inference = ConfigDict()
-    for prefix, quadrature in (
-        ("", model.quadrature),
-        ("prediction_", model.prediction_quadrature),
-    ):
-        config.inference[f"{prefix}rule"] = quadrature.rule
-        config.inference[f"{prefix}particles"] = quadrature.particles
-        config.inference[f"{prefix}order"] = quadrature.order
+    _quadratures(config, model)
     config.inference.iterations = model.iterations  # of posterior linearisation
     config.inference.tolerance = model.tolerance
 
@@ -162,10 +156,7 @@ def _bfvi(config: Any) -> None:
 
     config.inference = ConfigDict()
     config.inference.covariance = MDMM.covariance  # of the messages, "diagonal" or "full"
-    for prefix, quadrature in (("", MDMM.quadrature), ("prediction_", MDMM.prediction_quadrature)):
-        config.inference[f"{prefix}rule"] = quadrature.rule
-        config.inference[f"{prefix}particles"] = quadrature.particles
-        config.inference[f"{prefix}order"] = quadrature.order
+    _quadratures(config, MDMM)
 
     # lambda_m of each modality, for the command line
     weights = LossWeights(multipliers={"x": 1.0, "y": 1.0})
@@ -185,6 +176,14 @@ def _bfvi(config: Any) -> None:
             deletions=Deletions(modality_dropout={"x": 0.0, "y": 0.0}),
         ),
     )
+
+
+def _quadratures(config: Any, model: Any) -> None:
+    """How moments are computed, in training and in prediction."""
+    for prefix in ("", "prediction_"):
+        quadrature = getattr(model, f"{prefix}quadrature")
+        for name in ("rule", "particles", "order"):
+            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
 
 
 def _train(config: Any, settings: TrainSettings) -> None:

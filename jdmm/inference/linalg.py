@@ -1,8 +1,8 @@
 """Linear algebra of many small matrices, with the batch last: ``(row, column, n)``.
 
-On the CPU, loops over the rows of small matrices, each a few operations on long vectors, are several
-times faster than a call of LAPACK per matrix. Up to `MAX_UNROLLED` rows they are unrolled; larger
-matrices go to `jax.lax.linalg`.
+On the CPU, loops over the rows of small matrices, each a few operations on long vectors, are
+several times faster than a call of LAPACK per matrix. Up to `MAX_UNROLLED` rows they are unrolled;
+larger matrices go to `jax.lax.linalg`.
 """
 
 import functools
@@ -26,7 +26,7 @@ LEAST_NORM = 1e-30
 def matmul(
     a: Float[Array, "row inner n"], b: Float[Array, "inner column m"]
 ) -> Float[Array, "row column _"]:
-    """The products of matrices ``(row, inner, n)`` and ``(inner, column, n)``; either n may be 1."""
+    """Products of matrices ``(row, inner, n)`` and ``(inner, column, n)``; either n may be 1."""
     if max(a.shape[0], b.shape[0]) > 2 * MAX_UNROLLED:
         size = max(a.shape[2], b.shape[2])
         a, b = (jnp.broadcast_to(m, (*m.shape[:2], size)) for m in (a, b))

@@ -276,7 +276,9 @@ def update_information(
     """
     latent, n = slope.shape[1], slope.shape[2]
     eye = jnp.broadcast_to(jnp.eye(latent, dtype=slope.dtype)[:, :, None], (latent, latent, n))
-    weighted = linalg.transpose(slope * jnp.sqrt(precision)[:, None])
+    seen = precision > 0
+    safe = jnp.where(seen, precision, 1.0)  # the root and the logarithm of 0 have no gradient
+    weighted = linalg.transpose(slope * jnp.where(seen, jnp.sqrt(safe), 0.0)[:, None])
     lower = linalg.triangularise(jnp.concatenate([eye, weighted], 1))
     factor = linalg.solve_lower_transposed(lower, eye)
     information = linalg.matmul(linalg.transpose(slope), (precision * innovation)[:, None])
@@ -285,9 +287,7 @@ def update_information(
     rest = innovation - linalg.matvec(slope, shift)
     # a sum of squares, where r' R^-1 r - (H' R^-1 r)' B^-1 (H' R^-1 r) would cancel
     quadratic = jnp.sum(precision * rest**2, 0) + jnp.sum(shift**2, 0)
-    logs = jnp.where(
-        precision > 0, LOG_2PI - jnp.log(jnp.where(precision > 0, precision, 1.0)), 0.0
-    )
+    logs = jnp.where(seen, LOG_2PI - jnp.log(safe), 0.0)
     log_determinant = -jnp.sum(jnp.log(linalg.diagonal(lower)), 0)
     log_likelihood = -0.5 * (quadratic + jnp.sum(logs, 0)) + log_determinant
     return Update(shift, factor, log_likelihood, log_determinant, -0.5 * jnp.sum(logs, 0))

@@ -62,7 +62,7 @@ class Likelihood(abc.ABC):
         return None
 
     def statistics(self, value: jax.Array) -> jax.Array:
-        """The numbers ``(..., statistic)`` of `value` ``(..., feature)`` that `moments` describe."""
+        """Numbers ``(..., statistic)`` of `value` ``(..., feature)``, described by `moments`."""
         return value
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:

@@ -368,14 +368,12 @@ class SigmaPointSSM(GradientModel):
         """E log p(x_t | z_t) of all that is observed, in nats."""
         placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
         raw = self._decoder(variables)(jnp.transpose(placed, (2, 3, 0, 1)))
-        total = jnp.zeros(())
+        total, given = jnp.zeros(()), masked_values(series)
         for modality in self.modalities:
-            values, observed = (
-                tree[modality.name] for tree in (masked_values(series), series.observed)
-            )
+            values = given[modality.name]
             every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
             each = modality.likelihood.log_prob(raw[modality.name], every)
-            each = jnp.where(observed[None], each, 0.0)
+            each = jnp.where(series.observed[modality.name][None], each, 0.0)
             total += points.weights @ jnp.sum(each, (1, 2, 3))
         return total
 

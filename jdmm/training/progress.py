@@ -201,9 +201,9 @@ def accumulate(progress: Progress, measured: list[dict[str, Any]]) -> None:
     for offset, metrics in enumerate(jax.device_get(measured)):
         if (found := np.ravel(metrics.pop(BROKEN, -1)).max()) >= 0:
             raise DivergenceError(
-                f"the covariance of training series {found} is no longer positive definite at step "
-                f"{progress.steps + offset}: training stopped; try a lower learning_rate, a smaller "
-                "clip_norm, or values of smaller scale"
+                f"the covariance of training series {found} is no longer positive definite at "
+                f"step {progress.steps + offset}: training stopped; try a lower learning_rate, a "
+                "smaller clip_norm, or values of smaller scale"
             )
         for name, values in metrics.items():
             if not np.isfinite(values).all():

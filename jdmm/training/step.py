@@ -87,9 +87,8 @@ def make_train_step(
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))
             return loss.total(beta), (loss.means(), loss.broken)
 
-        (loss, (terms, broken)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.variables
-        )
+        evaluate = jax.value_and_grad(objective, has_aux=True)
+        (loss, (terms, broken)), gradient = evaluate(state.variables)
         if axis is not None:
             # as one vector, because a sum over processes costs a round trip
             flat, unravel = ravel_pytree((loss, terms, gradient))

@@ -105,7 +105,7 @@ def check_smoothed(found: PathPosterior, linear: LinearModel, values, observed) 
 @CASES
 @FEATURES
 def test_smoother_is_exact_for_linear_models(case: str, features: int) -> None:
-    """Means, covariances and log-likelihood; one more iteration of linearisation changes nothing."""
+    """Means, covariances and log-likelihood; an iteration of linearisation changes nothing."""
     linear = linear_model(LATENT, features)
     values, observed = data(case, features)
     lengths = np.full(len(values), values.shape[1])
