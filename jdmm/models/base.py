@@ -270,14 +270,13 @@ QUADRATURE_FIELDS = {
 """Of the section `inference`: the quadratures of training and of prediction."""
 
 
-def quadratures_of(fields: Mapping[str, Any]) -> dict[str, Quadrature]:
-    """The quadratures of training and of prediction, from `QUADRATURE_FIELDS`, by attribute."""
-    return {
-        f"{prefix}quadrature": Quadrature(
-            *(fields[f"{prefix}{name}"] for name in ("rule", "particles", "order"))
-        )
+def quadratures_of(fields: Mapping[str, Any]) -> tuple[Quadrature, Quadrature]:
+    """The quadratures of training and of prediction, from `QUADRATURE_FIELDS`."""
+    training, prediction = (
+        Quadrature(*(fields[f"{prefix}{name}"] for name in ("rule", "particles", "order")))
         for prefix in ("", "prediction_")
-    }
+    )
+    return training, prediction
 
 
 def check_multipliers(multipliers: Mapping[str, float], modalities: tuple[Modality, ...]) -> None:

@@ -140,10 +140,12 @@ class MDMM(GradientModel):
             InputError: for an unknown field or an impossible value.
         """
         how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
+        quadrature, prediction = quadratures_of(how)
         return cls(
             modalities,
             **fields_of(cls, "model", config.model, omit=OTHER_SECTIONS),
-            **quadratures_of(how),
+            quadrature=quadrature,
+            prediction_quadrature=prediction,
             weights=LossWeights(**fields_of(LossWeights, "loss", config.loss.to_dict())),
             covariance=how["covariance"],
         )

@@ -233,12 +233,14 @@ class SigmaPointSSM(GradientModel):
             InputError: for an unknown field or an impossible value.
         """
         how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
+        quadrature, prediction = quadratures_of(how)
         others = {own.name for own in dataclasses.fields(cls)} - {"objective"}
         return cls(
             modalities,
             **fields_of(cls, "model", config.model, omit=(*OTHER_SECTIONS, "transition")),
             **fields_of(cls, "loss", config.loss.to_dict(), omit=others),
-            **quadratures_of(how),
+            quadrature=quadrature,
+            prediction_quadrature=prediction,
             iterations=how["iterations"],
             tolerance=how["tolerance"],
         )

@@ -1,5 +1,7 @@
 """Transitions of the latent state, ``(latent, *states)`` -> moments of the next."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 from flax.linen.initializers import lecun_normal
@@ -8,6 +10,12 @@ from jax import numpy as jnp
 from jdmm.inference.gaussian import Moments
 from jdmm.likelihoods import constrain_sd, unconstrain_sd
 from jdmm.networks.dense import StateDense
+
+
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+    """An initializer."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
 
 
 class GatedTransition(nn.Module):
@@ -33,7 +41,7 @@ class GatedTransition(nn.Module):
         closed = -2.0 if self.identity else 0.0
         gate = StateDense(self.latent, bias_start=closed, name="gate")(hidden[: self.hidden])
         nonlinear = StateDense(self.latent, name="nonlinear")(hidden[self.hidden :])
-        start = (lambda _, shape: jnp.eye(*shape)) if self.identity else lecun_normal()
+        start = _identity if self.identity else lecun_normal()
         linear = StateDense(self.latent, start, name="linear")(z)
         sd = constrain_sd(StateDense(self.latent, name="sd")(nonlinear))
         return Moments(linear + nn.sigmoid(gate) * (nonlinear - linear), sd**2)
@@ -63,7 +71,7 @@ class ProductTransition(nn.Module):
         products = gate * StateDense(self.hidden, name="value")(z)
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
         change = StateDense(self.latent, small, name="change")(products)
-        linear = StateDense(self.latent, lambda _, shape: jnp.eye(*shape), name="linear")(z)
+        linear = StateDense(self.latent, _identity, name="linear")(z)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(self.sd)))
         raw_sd = self.param("sd", start, (self.latent,))
         variance = constrain_sd(raw_sd).reshape(-1, *(1,) * (z.ndim - 1)) ** 2
