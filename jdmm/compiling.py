@@ -56,6 +56,21 @@ def enable_compilation_cache(directory: str | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 
+def limit_threads(count: int) -> None:
+    """Limits the threads that XLA computes with on the CPU; call it before anything is computed.
+
+    The steps of a recursion are small: handing their parts to several threads costs more time than
+    it saves. The variable NPROC of the environment wins, and virtual CPU devices are left alone,
+    because they need a thread each.
+
+    Args:
+        count: number of threads; 0 leaves it to XLA, which takes one per core.
+    """
+    virtual = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count and not virtual:
+        os.environ.setdefault("NPROC", str(count))
+
+
 @functools.cache
 def _counts() -> collections.Counter[str]:
     """Function name -> number of compilations, or loads from the cache, since the first call."""

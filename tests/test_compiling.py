@@ -1,6 +1,7 @@
 """The persistent compilation cache is shared by processes and seeds; compilations are counted."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,17 @@ def test_static_arguments():
     assert scaled(Static((3.0,)), np.ones(3))[0] == 3.0
     assert count.of("scaled") == {"scaled": 4}
     assert Static((2.0,)) != Static([2.0]) and Static(1) != 1
+
+
+def test_threads_are_limited_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    compiling.limit_threads(1)
+    assert "NPROC" not in os.environ
+    monkeypatch.setenv("XLA_FLAGS", "")
+    compiling.limit_threads(0)
+    assert "NPROC" not in os.environ
+    compiling.limit_threads(2)
+    assert os.environ["NPROC"] == "2"
+    compiling.limit_threads(1)
+    assert os.environ["NPROC"] == "2"

@@ -6,8 +6,13 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from jdmm import compiling
 from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
 from jdmm.training import parallel
+
+flags.DEFINE_integer(
+    "threads", 1, "Threads of XLA on the CPU; 0 for one per core.", lower_bound=0
+)
 
 MISTAKE, FAILURE, TERMINATED = 2, 1, 143
 """Exit statuses: bad input; diverged training, a lost process or a bug; SIGTERM (128 + 15)."""
@@ -42,6 +47,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(f"bad option or configuration: {' '.join(cause)}") from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries log much at level INFO
+    compiling.limit_threads(flags.FLAGS["threads"].value)
     return rest
 
 
