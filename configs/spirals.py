@@ -134,7 +134,7 @@ def _sigma_point(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=200,  # the noise of the dynamics keeps shrinking for so long
+            epochs=100,
             learning_rate=0.02,
             weight_decay=0.0,
             beta_rise=0.0,
@@ -146,6 +146,7 @@ def _sigma_point(config: Any) -> None:
     )
     config.eval.select = "loss"  # the likelihood of the validation series
     config.eval.calibrate = False
+    config.eval.batch_size = 50
 
 
 def _bfvi(config: Any) -> None:

@@ -10,9 +10,7 @@ from jdmm import compiling
 from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
 from jdmm.training import parallel
 
-flags.DEFINE_integer(
-    "threads", 1, "Threads of XLA on the CPU; 0 for one per core.", lower_bound=0
-)
+flags.DEFINE_integer("threads", 1, "Threads of XLA on the CPU; 0 for one per core.", lower_bound=0)
 
 MISTAKE, FAILURE, TERMINATED = 2, 1, 143
 """Exit statuses: bad input; diverged training, a lost process or a bug; SIGTERM (128 + 15)."""

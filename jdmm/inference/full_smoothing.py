@@ -4,7 +4,7 @@ A posterior over paths is Markov backwards in time. It is kept as the filtered d
 last step and p(z_t | z_{t+1}, x_{1:t}) of every step before, each linear in z_{t+1} and Gaussian.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -20,9 +20,14 @@ from jdmm.inference.full_filtering import (
     initial_states,
     linear_filter,
 )
+from jdmm.inference.gaussian import Moments
 from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import Affine, FullMoments, StepPoints
 from jdmm.series import Array
+
+
+DIVERGED = 10.0
+"""Nats per step by which the means may become less probable than those of the first smoother."""
 
 
 class PathPosterior(NamedTuple):
@@ -92,8 +97,10 @@ def iterate_linearisation(
     """Posterior linearisation (Garcia-Fernandez, Svensson & Sarkka 2017).
 
     Transition and emission are linearised around the smoothed states; the linear Gaussian filter
-    and smoother give new ones. A series stops when its states move by less than `tolerance` sd. If
-    they move by more than in the iteration before, it goes half as far from then on.
+    and smoother give new ones. A series stops when its states move by less than `tolerance` sd.
+
+    Means may become less probable for an iteration or two. Where they become so by more than
+    `DIVERGED`, the iteration is taken back and damped: the next one starts half way to its result.
 
     Args:
         model: the model.
@@ -114,8 +121,16 @@ def iterate_linearisation(
         backward = jax.vmap(square_root.affine_reverse)(linear.transition, found.filtered)
         return _smooth(found, backward, lengths)
 
-    def lift(mask: jax.Array, like: jax.Array) -> jax.Array:
-        return mask.reshape(*(1,) * (like.ndim - 1), -1)
+    def cost(means: jax.Array) -> jax.Array:
+        return path_cost(model, means, evidence, lengths)
+
+    def choose(chosen: jax.Array, new: Any, old: Any) -> Any:
+        """The new leaves for the chosen series."""
+
+        def one(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(chosen.reshape(*(1,) * (new.ndim - 1), -1), new, old)
+
+        return jax.tree.map(one, new, old)
 
     def going(carry) -> jax.Array:
         """Whether any series still moves."""
@@ -123,24 +138,63 @@ def iterate_linearisation(
 
     def _step(carry):
         """One more iteration of the series that still move."""
-        count, around, path, moved, share = carry
+        count, around, path, moved = carry
         following = solve(around)
-        difference = (following.smoothed.mean - around.mean)[:, :, None]
-        in_sd = jax.vmap(linalg.solve_lower)(following.smoothed.root, difference)[:, :, 0]
+        change = following.smoothed.mean - around.mean
+        in_sd = jax.vmap(linalg.solve_lower)(following.smoothed.root, change[:, :, None])[:, :, 0]
         squares = jnp.where(valid, jnp.mean(in_sd**2, 1), 0.0)
         move = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(lengths, 1))
-        share = jnp.where(move > moved, share / 2, share)
-        running = moved > tolerance
-        mean = around.mean + share[None, None] * (following.smoothed.mean - around.mean)
-        target = FullMoments(mean, following.smoothed.root)
-        around, path = (
-            jax.tree.map(lambda new, old: jnp.where(lift(running, new), new, old), *pair)
-            for pair in ((target, around), (following, path))
+        running, kept = moved > tolerance, cost(following.smoothed.mean) <= most
+        half = path.smoothed.mean + 0.5 * (following.smoothed.mean - path.smoothed.mean)
+        half = jnp.where(jnp.isfinite(half), half, path.smoothed.mean)
+        target = choose(kept, following.smoothed, FullMoments(half, path.smoothed.root))
+        return (
+            count + 1,
+            choose(running, target, around),
+            choose(running & kept, following, path),
+            jnp.where(running, jnp.where(kept, move, jnp.inf), moved),
         )
-        return count + 1, around, path, jnp.where(running, move, moved), share
 
-    carry = (0, start.smoothed, start, jnp.full(n, jnp.inf), jnp.ones(n))
+    most = cost(start.smoothed.mean) + DIVERGED * lengths
+    carry = (0, start.smoothed, start, jnp.full(n, jnp.inf))
     return jax.lax.while_loop(going, _step, carry)[2]
+
+
+def path_cost(
+    model: FullModel,
+    means: Float[Array, "time latent n"],
+    evidence: Evidence,
+    lengths: Int[Array, " n"],
+) -> Float[Array, " n"]:
+    """-log p(x, z) of paths of states in nats, infinite where it is not a number.
+
+    Args:
+        model: the model.
+        means: the states.
+        evidence: of all steps, time in front.
+        lengths: number of steps of each series.
+    """
+    time, latent, n = means.shape
+    flat = jnp.moveaxis(means, 0, 1).reshape(latent, -1)
+
+    def nll(value: jax.Array, expected: Moments) -> jax.Array:
+        """Per step, ``(time, n)``, from ``(output, time, n)``."""
+        mean, variance = (leaf.reshape(-1, time, n) for leaf in expected)
+        return 0.5 * ((value - mean) ** 2 / variance + jnp.log(variance) + square_root.LOG_2PI)
+
+    following = jnp.moveaxis(jnp.roll(means, -1, 0), 0, 1)
+    steps = jnp.sum(nll(following, model.transition(flat)), 0)
+    inside = jnp.arange(time)[:, None] < lengths[None] - 1
+    total = jnp.sum(jnp.where(inside, steps, 0.0), 0)
+    seen = nll(jnp.moveaxis(evidence.value, 0, 1), model.emission(flat))
+    total += jnp.sum(jnp.where(jnp.moveaxis(evidence.observed, 0, 1), seen, 0.0), (0, 1))
+    if evidence.factor is not None:
+        precision, weighted = evidence.factor
+        total += jnp.sum(0.5 * precision * means**2 - weighted * means, (0, 1))
+    root = jnp.broadcast_to(model.initial.root, (latent, latent, n))
+    first = linalg.solve_lower(root, (means[0] - model.initial.mean)[:, None])
+    total += 0.5 * jnp.sum(first**2, (0, 1))
+    return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
 
 class SampledPaths(NamedTuple):

@@ -171,7 +171,7 @@ class SigmaPointSSM(GradientModel):
     updates: Mapping[str, str] = FrozenDict()
     quadrature: Quadrature = Quadrature(ROTATED_SIGMA_POINTS)
     prediction_quadrature: Quadrature = Quadrature()
-    iterations: int = 3
+    iterations: int = 5
     tolerance: float = 0.01
     objective: str = AUTO
     networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
