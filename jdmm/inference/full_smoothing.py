@@ -25,7 +25,6 @@ from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import Affine, FullMoments, StepPoints
 from jdmm.series import Array
 
-
 DIVERGED = 10.0
 """Nats per step by which the means may become less probable than those of the first smoother."""
 
