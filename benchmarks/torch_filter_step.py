@@ -13,39 +13,43 @@ precision. Prints a line of JSON.
 import math
 
 # this import says what to install where there is no PyTorch
-from torch_step import HIDDEN, LATENT, SD_FLOOR, arguments, functional, nn, time_steps, torch
+from torch_step import HIDDEN, SD_FLOOR, arguments, functional, nn, time_steps, torch
 
+LATENT = 7
 LOG_2PI = math.log(2 * math.pi)
 JITTER = 1e-6
 """Added to variances of the state, so that rounding leaves its covariance positive definite."""
 
 
-class ResidualTransition(nn.Module):
-    """z -> N(z + f(z), diag sd^2): f has one hidden layer, the sd does not depend on z."""
+class ProductTransition(nn.Module):
+    """z -> N(A z + b + C (tanh(U z + c) * (V z + d)), diag sd^2), the sd a constant."""
 
     def __init__(self):
         """Makes the layers."""
         super().__init__()
-        self.hidden, self.change = nn.Linear(LATENT, HIDDEN), nn.Linear(HIDDEN, LATENT)
-        self.raw_sd = nn.Parameter(torch.zeros(LATENT))
+        self.gate, self.value = nn.Linear(LATENT, HIDDEN), nn.Linear(LATENT, HIDDEN)
+        self.change, self.linear = nn.Linear(HIDDEN, LATENT), nn.Linear(LATENT, LATENT)
+        nn.init.eye_(self.linear.weight)
+        nn.init.normal_(self.change.weight, std=0.002)
+        self.raw_sd = nn.Parameter(torch.full((LATENT,), -2.3))
 
     def forward(self, z):
         """Mean ``(..., latent)`` given states ``(..., latent)``."""
-        return z + self.change(functional.relu(self.hidden(z)))
+        return self.linear(z) + self.change(torch.tanh(self.gate(z)) * self.value(z))
 
 
 class Decoder(nn.Module):
-    """z -> the normal distribution of a feature: one hidden layer, the sd does not depend on z."""
+    """z -> the normal distribution of a feature: a linear mean, and a constant sd."""
 
     def __init__(self):
         """Makes the layers."""
         super().__init__()
-        self.hidden, self.mean = nn.Linear(LATENT, HIDDEN), nn.Linear(HIDDEN, 1)
+        self.mean = nn.Linear(LATENT, 1)
         self.raw_sd = nn.Parameter(torch.zeros(1))
 
     def forward(self, z):
         """Mean ``(..., 1)`` given states ``(..., latent)``."""
-        return self.mean(functional.relu(self.hidden(z)))
+        return self.mean(z)
 
 
 class SigmaPointModel(nn.Module):
@@ -54,7 +58,7 @@ class SigmaPointModel(nn.Module):
     def __init__(self):
         """Makes the networks."""
         super().__init__()
-        self.transition = ResidualTransition()
+        self.transition = ProductTransition()
         self.decoders = nn.ModuleList(Decoder() for _ in range(2))
         self.initial_mean = nn.Parameter(torch.zeros(LATENT))
         self.initial_log_sd = nn.Parameter(torch.zeros(LATENT))

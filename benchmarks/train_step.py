@@ -67,7 +67,7 @@ class Case:
 
 COMPARED = (
     (Case(), Case(SIGMA_POINTS)),
-    (Case(SIGMA_POINTS, batch=25, method="sigma_point"),),
+    (Case(SIGMA_POINTS, batch=25, latent=7, method="sigma_point"),),
 )
 """For each method its cases, the first of which runs in PyTorch too."""
 
@@ -83,10 +83,10 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         LossWeights,
         Modality,
         Quadrature,
+        SigmaPointSSM,
         TrainSettings,
         series_from_arrays,
     )
-    from jdmm.models.sigma_point import SigmaPointSSM
     from jdmm.training import parallel
     from jdmm.training.loop import initial_progress
     from jdmm.training.parallel import Devices
