@@ -14,7 +14,7 @@ from configs import spirals
 
 def get_study() -> dict[str, ConfigDict]:
     """Name -> configuration."""
-    names = ("bfvi", *spirals.METHODS, *spirals.FITTED)
+    names = ("best", "bfvi", *spirals.METHODS, *spirals.FITTED)
     study: dict[str, Any] = {name: spirals.get_config(name) for name in names}
     for name, config in study.items():
         config.seeds = 1 if name in spirals.FITTED else 5

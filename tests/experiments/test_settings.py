@@ -15,7 +15,7 @@ from jdmm.models import MDMM, MODELS
 from jdmm.models.base import unobserved_series
 
 
-def config_of(preset="smoke", **changes):
+def config_of(preset="bfvi", **changes):
     config = spirals.get_config(preset)
     with config.unlocked(), config.ignore_type():
         for name, value in changes.items():
@@ -41,8 +41,8 @@ def test_objects_hold_what_the_configuration_says():
     assert experiment.dataset == Spirals(validation=10)
     assert experiment.withheld.burst == 0.25
     assert experiment.model.quadrature.particles == 25
-    assert experiment.training.beta_fall == (0.3, 0.8) and experiment.training.epochs == 3
-    assert experiment.evaluation.importance == (1, 10) and experiment.seeds == [3, 4]
+    assert experiment.training.beta_fall == (0.3, 0.8) and experiment.training.epochs == 400
+    assert experiment.evaluation.importance == (1, 10, 100) and experiment.seeds == [3, 4]
 
 
 def test_full_covariance_and_its_quadrature():
@@ -51,12 +51,13 @@ def test_full_covariance_and_its_quadrature():
             "inference.covariance": "full",
             "inference.prediction_rule": "gauss_hermite",
             "inference.order": 2,
+            "inference.prediction_order": 4,
         }
     )
     model = settings.build_model(config)
     assert model.covariance == "full" and settings.build_model(config_of()).covariance == "diagonal"
     assert model.quadrature == Quadrature(order=2)
-    assert model.prediction_quadrature == Quadrature("gauss_hermite", 10, 2)
+    assert model.prediction_quadrature == Quadrature("gauss_hermite", 200, 4)
 
 
 def test_json_gives_the_same_objects(tmp_path):

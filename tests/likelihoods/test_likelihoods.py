@@ -197,3 +197,27 @@ def test_unpositive():
     sd = np.array([0.0011, 0.002, 0.5, 3.0, 200.0])
     np.testing.assert_allclose(constrain_sd(unconstrain_sd(jnp.array(sd))), sd, rtol=1e-9)
     assert np.isfinite(unconstrain_sd(jnp.array([0.0, 1e-3]))).all()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "raw"),
+    [
+        (Normal(), ([0.3, -1.0], [0.2, -0.5])),
+        (Bernoulli(), ([0.3, -1.0],)),
+        (Categorical(3), ([[0.3, -1.0, 0.5], [1.0, 0.0, 0.0]],)),
+        (NormalMixture(2), ([[0.3, -1.0]], [[2.0, -1.0]], [[0.1, -0.5]])),
+    ],
+)
+def test_moments_are_those_of_samples(likelihood, raw):
+    """Mean and variance of the statistics."""
+    raw = tuple(np.array(leaf, np.float32) for leaf in raw)
+    mean, variance = likelihood.moments(raw)
+    keys = jax.random.split(jax.random.key(0), 40_000)
+    samples = jax.vmap(lambda key: likelihood.statistics(likelihood.sample(raw, key)))(keys)
+    assert likelihood.has_moments and mean.shape == samples.shape[1:]
+    np.testing.assert_allclose(mean, samples.mean(0), atol=0.03)
+    np.testing.assert_allclose(variance, samples.var(0), rtol=0.05)
+
+
+def test_sd_has_a_gradient_at_zero():
+    np.testing.assert_allclose(jax.grad(constrain_sd)(0.0), 0.5)

@@ -9,9 +9,11 @@ from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.networks import (
     GatedTransition,
+    HomoscedasticDecoder,
     LabelEncoder,
     MLPDecoder,
     MLPEncoder,
+    ProductTransition,
     passthrough_initializers,
 )
 from jdmm.series import series_from_arrays
@@ -258,3 +260,41 @@ def test_parts_bind_each_network_to_its_own_parameters(name):
         decoder = params[f"decoders_{modality}"]
         mean = affine(decoder["output_0"], relu(affine(decoder["hidden_layer"], z)))
         np.testing.assert_allclose(ssm.decode(jnp.array(z))[modality][0], mean, rtol=1e-10)
+
+
+def test_product_transition():
+    """A linear map plus products, by numpy; a constant sd."""
+    module = ProductTransition(LATENT, HIDDEN)
+    z = np.random.default_rng(0).normal(size=(LATENT, 5))
+    variables = initialise(module, z)
+    params = variables["params"]
+    gate, value = (affine(params[name], z.T) for name in ("gate", "value"))
+    mean = affine(params["linear"], z.T) + affine(params["change"], np.tanh(gate) * value)
+    found = module.apply(variables, jnp.array(z))
+    np.testing.assert_allclose(found.mean, mean.T, rtol=1e-12)
+    sd = softplus(np.array(params["sd"])) + 1e-3
+    np.testing.assert_allclose(found.variance, np.tile(sd[:, None] ** 2, 5), rtol=1e-12)
+
+
+def test_product_transition_starts_near_the_identity():
+    z = np.random.default_rng(0).normal(size=(LATENT, 5)).astype(np.float32)
+    module = ProductTransition(LATENT, HIDDEN, sd=0.2)
+    found = module.apply(module.init(jax.random.key(0), z), z)
+    np.testing.assert_allclose(found.mean, z, atol=0.05)
+    np.testing.assert_allclose(np.sqrt(found.variance), 0.2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [0, HIDDEN])
+@pytest.mark.parametrize("likelihood", [Normal(), Categorical(3)])
+def test_homoscedastic_decoder(hidden, likelihood):
+    module = HomoscedasticDecoder(2, likelihood, hidden)
+    z = np.random.default_rng(0).normal(size=(4, LATENT))
+    variables = initialise(module, z)
+    params, raw = variables["params"], module.apply(variables, jnp.array(z))
+    inner = relu(affine(params["hidden_layer"], z)) if hidden else z
+    expected = affine(params["output_0"], inner).reshape(raw[0].shape)
+    np.testing.assert_allclose(raw[0], expected, rtol=1e-12)
+    if isinstance(likelihood, Normal):
+        np.testing.assert_allclose(raw[1], np.tile(params["sd"], (4, 1)))
+    else:
+        assert raw[0].shape == (4, 2, 3) and len(raw) == 1

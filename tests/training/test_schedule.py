@@ -68,7 +68,7 @@ def test_every_series_comes_once_per_epoch_in_new_order():
 
 def test_the_spirals_differ_from_the_defaults_where_they_say_so():
     """Class defaults and configuration cannot drift apart."""
-    config = spirals.get_config().to_dict()
+    config = spirals.get_config("bfvi").to_dict()
     defaults = dataclasses.asdict(TrainSettings())
     ours = {name: config[name] for name in ("epochs", "batch_size", "learning_rate")}
     ours |= config["train"]
