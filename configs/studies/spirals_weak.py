@@ -9,10 +9,11 @@ the last quarter of the test series, and half of the steps in between.
 
 "best" needs no settings of its own. For the others log-likelihoods are divided by the share of
 observed values, because the divergences do not shrink with the number of values. Without this
-division, posteriors collapse onto the prior where 70 % are missing. With fewer values BFVI learns the dynamics later, so the filter's bound fades later, and
-the starts race for longer. BFVI is trained on more gaps, like those of the task; long gaps harm
-structured networks. Settings were chosen on validation series with 70 % missing and seed 0, and
-with a final beta of 0.5, which BFVI keeps here.
+division, posteriors collapse onto the prior where 70 % are missing. With fewer values BFVI learns
+the dynamics later, so the filter's bound fades later, and the starts race for longer. BFVI is
+trained on more gaps, like those of the task; long gaps harm structured networks. Settings were
+chosen on validation series with 70 % missing and seed 0, and with a final beta of 0.5, which BFVI
+keeps here.
 """
 
 from typing import Any
