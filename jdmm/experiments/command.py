@@ -3,6 +3,8 @@
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -10,7 +12,9 @@ from jdmm import compiling
 from jdmm.errors import DivergenceError, InputError, Interrupted, PeerLost
 from jdmm.training import parallel
 
-flags.DEFINE_integer("threads", 1, "Threads of XLA on the CPU; 0 for one per core.", lower_bound=0)
+_THREADS: Any = flags.DEFINE_integer(
+    "threads", 1, "Threads of XLA on the CPU; 0 for one per core.", lower_bound=0
+)
 
 MISTAKE, FAILURE, TERMINATED = 2, 1, 143
 """Exit statuses: bad input; diverged training, a lost process or a bug; SIGTERM (128 + 15)."""
@@ -45,7 +49,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(f"bad option or configuration: {' '.join(cause)}") from error
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries log much at level INFO
-    compiling.limit_threads(flags.FLAGS["threads"].value)
+    compiling.limit_threads(_THREADS.value)
     return rest
 
 
