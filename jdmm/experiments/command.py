@@ -4,7 +4,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
-from typing import Any
 
 from absl import app, flags, logging
 
