@@ -37,9 +37,11 @@ def small_config(data_dir, **changes):
     config.data.validation = 590
     config.batch_size = 5
     config.epochs = 3
+    config.model.latent = 2
     config.model.hidden = 3
     config.inference.prediction_particles = 2
     config.eval.draws = 3
+    config.eval.calibrate = True
     config.update_from_flattened_dict(changes)
     return config
 

@@ -24,6 +24,7 @@ SMALL = (
     "--config.data.validation=590",
     "--config.batch_size=4",
     "--config.train.restarts=1",
+    "--config.model.latent=2",
     "--config.model.hidden=3",
     "--config.eval.draws=3",
 )
