@@ -5,8 +5,7 @@ sum_k w_k u_k = 0 and sum_k w_k u_k u_k' = I.
 
     rule                   points        exact for polynomials of degree
     sigma_points           2 D           3
-    rotated_sigma_points   2 D           3; of any degree on average over the rotations, for
-                                         functions of the radius times a harmonic polynomial
+    rotated_sigma_points   2 D           3, along axes that differ from step to step
     particles              any number    3 (the points come in pairs u, -u)
     gauss_hermite          order^D       2 order - 1
 
