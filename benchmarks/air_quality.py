@@ -57,6 +57,7 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         batch_size=64,
         learning_rate=options.learning_rate,
         weight_decay=0.0,
+        ema_decay=0.9,  # there are few steps
         beta_rise=0.0,
         beta_peak=1.0,
         beta_final=1.0,
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
-    parser.add_argument("--learning_rate", type=float, default=0.01, help="peak [0.01]")
+    parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()
 
     series, validation, test = load(options.data)
