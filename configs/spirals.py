@@ -130,6 +130,8 @@ def _sigma_point(config: Any) -> None:
     config.inference.tolerance = model.tolerance
 
     config.loss = ConfigDict({"objective": model.objective})
+    config.loss.decoded_samples = model.decoded_samples
+    config.loss.multipliers = {"x": 1.0, "y": 1.0}
 
     _train(
         config,

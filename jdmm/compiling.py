@@ -9,6 +9,9 @@ from typing import Any, Generic, TypeVar
 
 import jax
 
+DEVICE_AXIS = "devices"
+"""Name of the mapped axis of devices that share a batch, over which they sum."""
+
 MIN_COMPILE_SECONDS = 0.2
 """Programs that compile faster are not cached, because reading them back takes as long."""
 

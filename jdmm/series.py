@@ -27,7 +27,8 @@ class Series:
     """A batch of time series in which any value may be missing.
 
     Attributes:
-        values: modality -> ``(batch, time, feature)`` float32, 0 where not observed.
+        values: modality -> ``(batch, time, feature)`` float32, 0 where not observed. Training
+            series may hold images as bytes (uint8), which `as_float` makes numbers from 0 to 1.
         observed: modality -> bool mask of the same shape, False after the end of a series.
         lengths: ``(batch,)`` int32, number of time steps of each series.
         index: ``(batch,)`` int32, number of each series in the data set. Random numbers for a
@@ -70,6 +71,22 @@ class Series:
             values={name: self.values[name] for name in names},
             observed={name: self.observed[name] for name in names},
         )
+
+    def until(self, num_steps: int) -> "Series":
+        """The first `num_steps` of the padded arrays; no series may be longer."""
+        if num_steps == self.num_steps:
+            return self
+        cut = {name: value[:, :num_steps] for name, value in self.values.items()}
+        masks = {name: mask[:, :num_steps] for name, mask in self.observed.items()}
+        return self.replace(values=cut, observed=masks)  # type: ignore[attr-defined]
+
+    def as_float(self) -> "Series":
+        """The same series, bytes (uint8, of images) as float32 from 0 to 1."""
+        values = {
+            name: value.astype(jnp.float32) / 255 if value.dtype == jnp.uint8 else value
+            for name, value in self.values.items()
+        }
+        return self.replace(values=values)  # type: ignore[attr-defined]
 
     def hide(self, keep: Mapping[str, Any]) -> "Series":
         """Marks values as missing where `keep` is False.

@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from jdmm.errors import InputError
-from jdmm.likelihoods import Likelihood, Normal
+from jdmm.likelihoods import Bernoulli, Likelihood, Normal
+from jdmm.networks import Image
 from jdmm.series import Series
 
 
@@ -24,10 +25,12 @@ class Modality:
             masks ``(..., feature)``; None for the default network of the likelihood.
         decoder: a Flax module ``(..., latent) -> raw outputs`` of the likelihood; None for the
             default network.
+        image: the form of an image, whose pixels are the features, row by row: then `features` is
+            their number, and the default networks are convolutions.
 
     Raises:
-        InputError: for an empty name, fewer features than one, a likelihood that is none, or a
-            network that is no Flax module.
+        InputError: for an empty name, fewer features than one, a likelihood that is none, a
+            network that is no Flax module, or an image of other features or likelihood.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Modality:
     likelihood: Likelihood = Normal()
     encoder: nn.Module | None = None
     decoder: nn.Module | None = None
+    image: Image | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -55,6 +59,22 @@ class Modality:
                 raise InputError(
                     f"expected a Flax module as {name} of modality {self.name!r}, got {network!r}"
                 )
+        if self.image is not None:
+            self._check_image(self.image)
+
+    def _check_image(self, image: Image) -> None:
+        if self.features == 1:
+            object.__setattr__(self, "features", image.pixels)
+        if self.features != image.pixels:
+            raise InputError(
+                f"expected modality {self.name!r} with features={image.pixels}, the pixels of "
+                f"{image.shape}, got {self.features}: leave features out"
+            )
+        if not isinstance(self.likelihood, Bernoulli | Normal) and self.decoder is None:
+            raise InputError(
+                f"expected a Bernoulli or Normal likelihood of the images in modality "
+                f"{self.name!r}, got {self.likelihood}: choose one, or give a decoder"
+            )
 
 
 def by_name(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -112,6 +132,8 @@ def check_series(modalities: Sequence[Modality], series: Series) -> None:
 
 
 def _check_values(modality: Modality, values: np.ndarray, observed: np.ndarray) -> None:
+    if modality.image is not None and values.dtype == np.uint8:  # stands for 0 to 1
+        return
     outside = observed & ~modality.likelihood.in_support(values)
     if outside.any():
         place = np.argwhere(outside)[0]

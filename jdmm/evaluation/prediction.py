@@ -39,6 +39,9 @@ class Calibration(NamedTuple):
     emission: float = 1.0
 
 
+BUCKETS = 4
+"""Series of different lengths are predicted in batches of so many numbers of steps."""
+
 UNCALIBRATED = Calibration()
 """The default: the model's own posterior and emissions."""
 
@@ -156,26 +159,29 @@ def predict_all(
     _check(model, series, num_samples, targets, level, return_samples)
     tails = (1 - level) / 2, (1 + level) / 2
     series, targets = jax.device_get((series, targets))
-    pieces = []
-    for index, rows in enumerate(batches(series.batch, batch_size)):
+    pieces, places = [], []
+    for index, (rows, steps) in enumerate(bucketed_batches(np.asarray(series.lengths), batch_size)):
         piece = predict_batch(
             Static(model),
             num_samples,
             return_samples,
             variables,
-            series.take(rows),
-            None if targets is None else targets.take(rows),
+            series.take(rows).until(steps),
+            None if targets is None else targets.take(rows).until(steps),
             jax.random.fold_in(key, index),
             calibration,
             tails,
         )
-        pieces.append(jax.device_get(piece))
+        pieces.append(_padded(jax.device_get(piece), series.num_steps))
+        places.append(rows)
+    # the row of each series among those of all batches, the first of equal ones
+    order = np.unique(np.concatenate(places), return_index=True)[1]
     samples = {
-        name: np.concatenate([piece.samples[name] for piece in pieces], 1)[:, : series.batch]
+        name: np.concatenate([piece.samples[name] for piece in pieces], 1)[:, order]
         for name in pieces[0].samples
     }
     pieces = [piece._replace(samples={}) for piece in pieces]
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: series.batch], *pieces)
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *pieces)
     return joined._replace(samples=samples)
 
 
@@ -291,6 +297,40 @@ def batches(count: int, size: int) -> Iterator[np.ndarray]:
     size = min(size, count)
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def bucketed_batches(lengths: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Row numbers in batches of one size, and the number of time steps of each batch.
+
+    Series of similar length share a batch, which ends at a multiple of a quarter of the longest
+    series: padding costs little, and there are at most `BUCKETS` shapes to compile.
+
+    Args:
+        lengths: number of steps of each series, ``(batch,)``.
+        size: series of a batch.
+
+    Raises:
+        InputError: for a size below 1.
+    """
+    longest = max(int(lengths.max(initial=1)), 1)
+    edges = np.unique(-(-longest * np.arange(1, BUCKETS + 1) // BUCKETS))
+    bucket = np.searchsorted(edges, lengths)
+    for number, steps in enumerate(edges):
+        if len(members := np.flatnonzero(bucket == number)):
+            yield from ((members[rows], int(steps)) for rows in batches(len(members), size))
+
+
+def _padded(prediction: Prediction, num_steps: int) -> Prediction:
+    """The prediction with zeros up to `num_steps` steps."""
+
+    def pad(leaf: np.ndarray, axis: int) -> np.ndarray:
+        width = [(0, 0)] * leaf.ndim
+        width[axis] = (0, num_steps - leaf.shape[axis])
+        return np.pad(leaf, width) if num_steps > leaf.shape[axis] else leaf
+
+    samples = jax.tree.map(lambda leaf: pad(leaf, 2), prediction.samples)
+    rest = jax.tree.map(lambda leaf: pad(leaf, 1), prediction._replace(samples={}))
+    return rest._replace(samples=samples)
 
 
 def check_same_shape(series: Series, targets: Series) -> None:

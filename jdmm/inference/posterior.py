@@ -40,7 +40,9 @@ class StateSpaceModel:
         backward: p(z_t | z_{t+1}) / p(z_t).
         encode: each modality's evidence ``(batch, time, latent)``, (0, 0) where it is missing.
         decode: raw emission outputs ``(..., feature)`` of every modality from states
-            ``(..., latent)``; given ``modality -> states``, of those modalities from their own.
+            ``(..., latent)``; given ``modality -> states``, of those modalities from their own. A
+            second argument, modality -> mask ``(...,)``, names the states that count where the
+            decoder normalises over the batch.
         covariance: of the messages between time steps, one of `COVARIANCES`.
     """
 
@@ -48,7 +50,7 @@ class StateSpaceModel:
     forward: Transition
     backward: Transition
     encode: Callable[[Series], dict[str, Gaussian]]
-    decode: Callable[[States], dict[str, Raw]]
+    decode: Callable[..., dict[str, Raw]]
     covariance: str = DIAGONAL
 
     @property

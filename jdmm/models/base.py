@@ -170,6 +170,7 @@ class GradientModel(Model):
         targets: Series,
         key: jax.Array,
         progress: jax.Array | float = 0.0,
+        training: bool = False,
     ) -> Loss:
         """Numerators and count of the loss of a batch, in nats.
 
@@ -179,6 +180,8 @@ class GradientModel(Model):
             targets: what is scored.
             key: of all random numbers.
             progress: fraction of the training done, 0 to 1.
+            training: whether batch normalisation takes its statistics from the batch, and the loss
+                returns the new running statistics. Models without it need no such argument.
 
         Raises:
             InputError: for series that disagree with the modalities.

@@ -16,6 +16,7 @@ from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
+from jdmm.errors import InputError
 from jdmm.inference import filtering
 from jdmm.inference.posterior import States
 from jdmm.inference.smoothing import PosteriorPath
@@ -32,6 +33,7 @@ from jdmm.models.base import (
     unobserved_series,
 )
 from jdmm.models.objectives import Loss
+from jdmm.networks.images import BATCH
 from jdmm.series import Series
 
 LOSS_FIELDS = ("unimodal", "multipliers")
@@ -62,6 +64,12 @@ class DynamicalVAE(GradientModel):
         check_whole("model.hidden", self.hidden, 1)
         check_at_least("loss.unimodal", self.unimodal, 0)
         check_multipliers(self.multipliers, self.modalities)
+        for modality in self.modalities:
+            if modality.image is not None and modality.image.normalisation == BATCH:
+                raise InputError(
+                    f"expected normalisation 'group' of the images in modality {modality.name!r} "
+                    f"for {type(self).__name__}, which keeps no running statistics, got 'batch'"
+                )
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
@@ -100,9 +108,10 @@ class DynamicalVAE(GradientModel):
         targets: Series,
         key: jax.Array,
         progress: jax.Array | float = 0.0,
+        training: bool = False,
     ) -> Loss:
         """The evidence lower bounds of all modalities together and of each by itself."""
-        del progress
+        del progress, training  # no batch normalisation: see __post_init__
         self.check(series)
         names = tuple(targets.values)
         views = objectives.views(names, self.unimodal)
@@ -113,7 +122,7 @@ class DynamicalVAE(GradientModel):
 
         keep = jnp.array([[name in observed for name in names] for observed, _ in views])
         nll, divergence = objectives.evidence_lower_bound(
-            lambda states: self.decode(variables, states),
+            lambda states, counted: self.decode(variables, states),
             self.likelihoods,
             targets,
             jax.vmap(path)(keep),

@@ -14,7 +14,7 @@ from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States
 from jdmm.likelihoods import Categorical, Raw
 from jdmm.models.grouping import NetworkGroups
-from jdmm.networks import LabelEncoder, MLPDecoder, MLPEncoder
+from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.series import Series
 
 
@@ -26,6 +26,8 @@ def make_encoder(modality: Modality, latent: int, hidden: int) -> nn.Module:
     """
     if modality.encoder is not None:
         return modality.encoder
+    if modality.image is not None:
+        return ImageEncoder(latent, modality.image)
     if not isinstance(modality.likelihood, Categorical):
         return MLPEncoder(latent, hidden)
     if modality.features > 1:
@@ -38,6 +40,8 @@ def make_encoder(modality: Modality, latent: int, hidden: int) -> nn.Module:
 
 def make_decoder(modality: Modality, hidden: int) -> nn.Module:
     """The modality's own decoder, or the default one."""
+    if modality.decoder is None and modality.image is not None:
+        return ImageDecoder(modality.image, modality.likelihood)
     return modality.decoder or MLPDecoder(modality.features, modality.likelihood, hidden)
 
 
@@ -141,7 +145,20 @@ def evidence_of(encoders: NetworkGroups, series: Series) -> dict[str, Gaussian]:
     return encoders.map(evidence, masked_values(series), series.observed)
 
 
-def raw_outputs(decoders: NetworkGroups, states: States) -> dict[str, Raw]:
-    """Raw outputs of every modality's likelihood from states ``(..., state)``, or its own."""
+def raw_outputs(
+    decoders: NetworkGroups, states: States, counted: Mapping[str, jax.Array] | None = None
+) -> dict[str, Raw]:
+    """Raw outputs of every modality's likelihood from states ``(..., state)``, or its own.
+
+    Args:
+        decoders: of the modalities.
+        states: of all modalities, or modality -> its own.
+        counted: modality -> mask ``(...,)`` of the states that enter statistics of the batch.
+    """
     own = states if isinstance(states, Mapping) else dict.fromkeys(decoders, states)
-    return decoders.map(lambda decoder, each: decoder(each), own)
+    masks = {name: counted[name] if counted and decoders.normalises(name) else None for name in own}
+
+    def decode(decoder: Callable[..., Raw], each: jax.Array, mask: jax.Array | None) -> Raw:
+        return decoder(each) if mask is None else decoder(each, mask)
+
+    return decoders.map(decode, own, masks)

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
+from jdmm.networks import BATCH_STATS
 
 MIN_GROUP = 4
 """Smaller groups are computed one after the other."""
@@ -33,7 +34,7 @@ def modality_groups(modalities: Sequence[Modality]) -> Groups:
     forms = {
         m.name: (m.features, m.likelihood)
         for m in modalities
-        if m.encoder is None and m.decoder is None
+        if m.encoder is None and m.decoder is None and m.image is None
     }
     return [names for names in _group_equal(forms) if len(names) >= MIN_GROUP]
 
@@ -44,10 +45,18 @@ class NetworkGroups:
     Args:
         networks: modality -> submodule of a bound module.
         groups: of `modality_groups`; by default every network is computed by itself.
+        training: whether batch normalisation takes its statistics from the batch.
+
+    Attributes:
+        statistics: modality -> running statistics of its network after the last call in training.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], groups: Groups = ()) -> None:
+    def __init__(
+        self, networks: Mapping[str, nn.Module], groups: Groups = (), training: bool = False
+    ) -> None:
         """Stacks the parameters of each group, unless `stack_parameters` has."""
+        self.statistics: dict[str, Any] = {}
+        self._training = training
         unbound = {name: network.unbind() for name, network in networks.items()}
         self._modules = {name: module for name, (module, _) in unbound.items()}
         self._variables = {name: variables for name, (_, variables) in unbound.items()}
@@ -71,6 +80,8 @@ class NetworkGroups:
         """
 
         def one(name: str, variables: Any, *own: Any) -> Any:
+            if self.normalises(name):
+                return function(partial(self._apply_in_training, name), *own)
             return function(partial(self._modules[name].apply, variables), *own)
 
         given = inputs[0]
@@ -86,6 +97,35 @@ class NetworkGroups:
                     stacked = jax.tree.map(lambda leaf, rows=rows: leaf[rows], stacked)
                 outputs |= _map_stacked(partial(one, names[0]), names, inputs, stacked)
         return {name: outputs[name] for name in self._modules if name in given}
+
+    def normalises(self, name: str) -> bool:
+        """Whether a network of this modality takes statistics from the batch."""
+        return self._training and BATCH_STATS in self._variables[name]
+
+    def _apply_in_training(self, name: str, *inputs: Any) -> Any:
+        outputs, updated = self._modules[name].apply(
+            self._variables[name], *inputs, mutable=[BATCH_STATS]
+        )
+        self.statistics[name] = updated[BATCH_STATS]
+        return outputs
+
+
+def updated_statistics(variables: Any, **networks: NetworkGroups) -> dict[str, Any] | None:
+    """The running statistics of all networks after a step of the training.
+
+    Args:
+        variables: of the model.
+        **networks: ``kind=`` those of each modality, used in training; see `stack_parameters`.
+
+    Returns:
+        The collection "batch_stats"; None if there is none.
+    """
+    if BATCH_STATS not in variables:
+        return None
+    statistics = dict(variables[BATCH_STATS])
+    for kind, group in networks.items():
+        statistics |= {f"{kind}_{name}": own for name, own in group.statistics.items()}
+    return statistics
 
 
 def stack_parameters(variables: Any, groups: Groups, kinds: Sequence[str], axis: int = 0) -> Any:

@@ -41,7 +41,7 @@ from jdmm.models.emission import (
     make_encoder,
     raw_outputs,
 )
-from jdmm.models.grouping import NetworkGroups, modality_groups
+from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
 from jdmm.series import Series
@@ -172,10 +172,22 @@ class MDMM(GradientModel):
 
     def state_space(self, variables: Variables) -> StateSpaceModel:
         """The model as pure functions, for the recursions of `jdmm.inference`."""
+        return self._state_space(variables, *self._groups(variables))
+
+    def _groups(
+        self, variables: Variables, training: bool = False
+    ) -> tuple[NetworkGroups, NetworkGroups]:
+        """Encoders and decoders."""
+        networks, groups = self.networks.bind(variables), modality_groups(self.modalities)
+        encoders, decoders = (
+            NetworkGroups(each, groups, training) for each in (networks.encoders, networks.decoders)
+        )
+        return encoders, decoders
+
+    def _state_space(
+        self, variables: Variables, encoders: NetworkGroups, decoders: NetworkGroups
+    ) -> StateSpaceModel:
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
-        groups = modality_groups(self.modalities)
-        encoders = NetworkGroups(networks.encoders, groups)
-        decoders = NetworkGroups(networks.decoders, groups)
 
         def encode(series: Series) -> dict[str, Gaussian]:
             self.check(series)
@@ -197,12 +209,18 @@ class MDMM(GradientModel):
         targets: Series,
         key: jax.Array,
         progress: jax.Array | float = 0.0,
+        training: bool = False,
     ) -> Loss:
         """Numerators and count of the training loss; see `objectives.mdmm_loss`."""
-        ssm, weights = self.state_space(variables), self.weights
-        return objectives.mdmm_loss(
+        encoders, decoders = self._groups(variables, training)
+        ssm, weights = self._state_space(variables, encoders, decoders), self.weights
+        loss = objectives.mdmm_loss(
             ssm, self.likelihoods, series, targets, key, self.quadrature, weights, progress
         )
+        if not training:
+            return loss
+        statistics = updated_statistics(variables, encoders=encoders, decoders=decoders)
+        return loss._replace(statistics=statistics)
 
     def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
         """The recursion of conditional smoothing means, ``(batch, time, latent)``."""

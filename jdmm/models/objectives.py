@@ -9,7 +9,7 @@ modalities.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -104,11 +104,14 @@ class Loss(NamedTuple):
     count: number of time steps within the lengths of the series.
     broken: `Series.index` of a series whose numbers cannot be right, -1 if there is none; None for
         a loss without such a check. It stops the training.
+    statistics: the running statistics of batch normalisation, the collection "batch_stats" of
+        the variables after this batch; None where there are none, and outside training.
     """
 
     terms: dict[str, jax.Array]
     count: jax.Array
     broken: jax.Array | None = None
+    statistics: Any = None
 
     def total(self, beta: jax.Array | float) -> jax.Array:
         """The loss in nats per time step: (log-likelihoods + beta divergences) / count."""
@@ -181,8 +184,10 @@ def mdmm_loss(
     faded = jnp.clip((progress - first) / max(last - first, 1e-9), 0.0, 1.0)
     if weights.filter:
         weight = weights.filter * (1.0 - faded)
-        # once faded out, the path is not computed
-        sums = jax.lax.cond(weight > 0, filter_bound, lambda: (jnp.zeros(()),) * 2)
+        if first == 1:
+            sums = filter_bound()
+        else:  # once faded out, the path is not computed
+            sums = jax.lax.cond(weight > 0, filter_bound, lambda: (jnp.zeros(()),) * 2)
         terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
     if weights.smoother:
         nll, divergence, reversal = smoother_bound()
@@ -244,7 +249,7 @@ def views(names: Sequence[str], unimodal: float) -> Views:
 
 
 def evidence_lower_bound(
-    decode: Callable[[States], dict[str, Raw]],
+    decode: Callable[[States, Mapping[str, jax.Array]], dict[str, Raw]],
     likelihoods: Mapping[str, Likelihood],
     targets: Series,
     path: PosteriorPath,
@@ -269,6 +274,10 @@ def evidence_lower_bound(
     states: States = path.states
     if len(views) > 1:
         states = {m: jnp.stack([path.states[row] for row in own]) for m, own in rows.items()}
+    counted = {
+        m: jnp.broadcast_to(jnp.any(mask, -1)[None], (len(rows[m]), *mask.shape[:-1]))
+        for m, mask in targets.observed.items()
+    }
     weights = {
         modality: share[jnp.array(own)][..., None] * multipliers.get(modality, 1.0)
         for modality, own in rows.items()
@@ -285,7 +294,7 @@ def evidence_lower_bound(
     log_probs = map_groups(
         weighted_log_prob,
         own_likelihoods,
-        decode(states),
+        decode(states, counted),
         targets.values,
         targets.observed,
         weights,

@@ -35,6 +35,7 @@ from jdmm.models.base import (
     GradientModel,
     Variables,
     check_at_least,
+    check_multipliers,
     check_whole,
     fields_of,
     quadratures_of,
@@ -44,11 +45,12 @@ from jdmm.models.emission import (
     evidence_of,
     init_decoders,
     init_encoders,
+    make_decoder,
     make_encoder,
     masked_values,
     raw_outputs,
 )
-from jdmm.models.grouping import NetworkGroups, modality_groups
+from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss
 from jdmm.networks import HomoscedasticDecoder, ProductTransition
 from jdmm.series import Series
@@ -64,7 +66,10 @@ OBJECTIVES = (AUTO, LIKELIHOOD, BOUND)
 
 INFERENCE_FIELDS = {"iterations": int, "tolerance": float, **QUADRATURE_FIELDS}
 
-OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "iterations", "tolerance", "objective")
+LOSS_FIELDS = ("objective", "decoded_samples", "multipliers")
+"""Fields of `SigmaPointSSM` that the section `loss` of a configuration gives."""
+
+OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "iterations", "tolerance", *LOSS_FIELDS)
 """Fields of `SigmaPointSSM` that the sections `inference` and `loss` of a configuration give."""
 
 
@@ -90,7 +95,9 @@ class Networks(nn.Module):
         }
         hidden = self.hidden if self.emission == MLP else 0
         self.decoders = {
-            m.name: m.decoder or HomoscedasticDecoder(m.features, m.likelihood, hidden)
+            m.name: make_decoder(m, hidden)
+            if m.decoder or m.image
+            else HomoscedasticDecoder(m.features, m.likelihood, hidden)
             for m in self.modalities
         }
 
@@ -150,8 +157,8 @@ class SigmaPointSSM(GradientModel):
         transition: a Flax module, states ``(latent, n)`` -> `Moments` of the next states; None for
             a `ProductTransition`.
         updates: modality -> "moments" (its values update the state by their conditional moments) or
-            "encoder" (by the Gaussian factor of its encoder). By default "encoder" for a modality
-            that has an encoder or a likelihood without moments, else "moments".
+            "encoder" (by the Gaussian factor of its encoder). By default "encoder" for images and
+            for a modality that has an encoder or a likelihood without moments, else "moments".
         quadrature: of the filter in training.
         prediction_quadrature: of filter and smoother in prediction.
         iterations: of posterior linearisation in prediction, at most; 0 for none.
@@ -159,6 +166,9 @@ class SigmaPointSSM(GradientModel):
         objective: of the training: "likelihood" (of the filter; for normal modalities, updated by
             moments), "bound" (a lower bound of it, for all likelihoods and encoders), or "auto":
             the likelihood where the modalities allow it.
+        decoded_samples: states sampled at each step, at which the bound decodes; 0 for the points
+            of the quadrature, whose number rises with `latent`. Large decoders need few.
+        multipliers: modality -> weight of its log-likelihood in the bound, 1 where not given.
 
     Raises:
         InputError: for values that make no model.
@@ -174,16 +184,21 @@ class SigmaPointSSM(GradientModel):
     iterations: int = 5
     tolerance: float = 0.01
     objective: str = AUTO
+    decoded_samples: int = 0
+    multipliers: Mapping[str, float] = FrozenDict()
     networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
 
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        object.__setattr__(self, "updates", FrozenDict(self.updates))  # has a hash
+        for name in ("updates", "multipliers"):  # with a hash
+            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
         check_whole("model.latent", self.latent, 1)
         check_whole("model.hidden", self.hidden, 1)
         check_whole("inference.iterations", self.iterations, 0)
         check_at_least("inference.tolerance", self.tolerance, 0)
+        check_whole("loss.decoded_samples", self.decoded_samples, 0)
+        check_multipliers(self.multipliers, self.modalities)
         for name, value, known in (
             ("model.emission", self.emission, EMISSIONS),
             ("loss.objective", self.objective, OBJECTIVES),
@@ -199,6 +214,12 @@ class SigmaPointSSM(GradientModel):
             raise InputError(
                 "expected loss.objective 'bound' or 'auto' for modalities that are not all Normal "
                 "and updated by moments, got 'likelihood'"
+            )
+        weighted = any(value != 1 for value in self.multipliers.values())
+        if self.chosen_objective == LIKELIHOOD and (weighted or self.decoded_samples):
+            raise InputError(
+                "expected loss.objective 'bound' with loss.multipliers or loss.decoded_samples, "
+                "which a likelihood has no use for"
             )
 
     def _check_updates(self) -> None:
@@ -234,7 +255,7 @@ class SigmaPointSSM(GradientModel):
         """
         how = check_section("inference", config.inference.to_dict(), INFERENCE_FIELDS)
         quadrature, prediction = quadratures_of(how)
-        others = {own.name for own in dataclasses.fields(cls)} - {"objective"}
+        others = {own.name for own in dataclasses.fields(cls)} - set(LOSS_FIELDS)
         return cls(
             modalities,
             **fields_of(cls, "model", config.model, omit=(*OTHER_SECTIONS, "transition")),
@@ -250,7 +271,8 @@ class SigmaPointSSM(GradientModel):
         """The modalities that update the state by their encoder."""
 
         def default(modality: Modality) -> str:
-            given = modality.encoder is not None or not modality.likelihood.has_moments
+            own = modality.encoder is not None or modality.image is not None
+            given = own or not modality.likelihood.has_moments
             return ENCODER if given else MOMENTS
 
         return tuple(
@@ -298,7 +320,7 @@ class SigmaPointSSM(GradientModel):
     def state_space(self, variables: Variables) -> FullModel:
         """The model as pure functions, for the recursions of `jdmm.inference`."""
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
-        decode = self._decoder(variables)
+        decode = partial(raw_outputs, self._decoders(variables))
         exact = [m for m in self.modalities if m.name not in self.encoded]
 
         def emission(states: jax.Array) -> Moments:
@@ -324,6 +346,9 @@ class SigmaPointSSM(GradientModel):
             InputError: for series that disagree with the modalities.
         """
         self.check(series)
+        return self._evidence(self._encoders(variables), series)
+
+    def _evidence(self, encoders: NetworkGroups, series: Series) -> Evidence:
         given = masked_values(series)
         values = [jnp.zeros((series.batch, series.num_steps, 0))]
         masks = [jnp.zeros((series.batch, series.num_steps, 0), bool)]
@@ -338,8 +363,6 @@ class SigmaPointSSM(GradientModel):
         )
         if not self.encoded:
             return Evidence(value, observed)
-        groups = modality_groups(self.modalities)
-        encoders = NetworkGroups(self.networks.bind(variables).encoders, groups)
         factor = product(*evidence_of(encoders, series.select(self.encoded)).values())
         return Evidence(value, observed, Gaussian(*(jnp.moveaxis(leaf, 0, -1) for leaf in factor)))
 
@@ -350,33 +373,60 @@ class SigmaPointSSM(GradientModel):
         targets: Series,
         key: jax.Array,
         progress: jax.Array | float = 0.0,
+        training: bool = False,
     ) -> Loss:
-        """Minus the objective of what is shown; what is hidden is simply missing."""
+        """Minus the objective, summed over the batch.
+
+        The likelihood is that of what is shown; what is hidden is simply missing. The bound scores
+        the targets, those that are hidden under what the filter predicts of them.
+        """
         del progress
-        points = self.quadrature.points(key, series, self.latent)
+        self.check(series)
+        points_key, sample_key = jax.random.split(key) if self.decoded_samples else (key, key)
+        points = self.quadrature.points(points_key, series, self.latent)
         count = jnp.sum(targets.valid)
-        model, evidence = self.state_space(variables), self.evidence(variables, series)
+        encoders, decoders = (
+            self._encoders(variables, training),
+            self._decoders(variables, training),
+        )
+        model, evidence = self.state_space(variables), self._evidence(encoders, series)
         found = full_filtering.full_filter(model, evidence, points)
         broken = objectives.first_of(jnp.any(found.broken, 0), series)
         if self.chosen_objective == LIKELIHOOD:
             return Loss({"filter_nll": -jnp.sum(found.log_likelihood)}, count, broken)
-        nll = -self._expected_log_prob(variables, found.filtered, series, points)
+        scored = points
+        if self.decoded_samples:
+            offsets = filtering.particles(
+                sample_key, self.decoded_samples, series.index, series.num_steps, self.latent
+            )
+            scored = Points(offsets, jnp.full(self.decoded_samples, 1 / self.decoded_samples))
+        nll = -self._expected_log_prob(decoders, found.filtered, targets, scored)
         kl = jnp.where(series.valid.T, found.kl, 0.0)
-        return Loss({"filter_nll": nll, "filter_kl": jnp.sum(kl)}, count, broken)
+        terms = {"filter_nll": nll, "filter_kl": jnp.sum(kl)}
+        statistics = None
+        if training:
+            statistics = updated_statistics(variables, encoders=encoders, decoders=decoders)
+        return Loss(terms, count, broken, statistics)
 
     def _expected_log_prob(
-        self, variables: Variables, states: FullMoments, series: Series, points: Points
+        self, decoders: NetworkGroups, states: FullMoments, targets: Series, points: Points
     ) -> jax.Array:
-        """E log p(x_t | z_t) of all that is observed, in nats."""
+        """E log p(x_t | z_t) of all targets, weighted by the multipliers, in nats."""
         placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
-        raw = self._decoder(variables)(jnp.transpose(placed, (2, 3, 0, 1)))
-        total, given = jnp.zeros(()), masked_values(series)
+        shape = (placed.shape[2], targets.batch, targets.num_steps)
+        counted = {
+            name: jnp.broadcast_to(jnp.any(mask, -1)[None], shape)
+            for name, mask in targets.observed.items()
+        }
+        raw = raw_outputs(decoders, jnp.transpose(placed, (2, 3, 0, 1)), counted)
+        total, given = jnp.zeros(()), masked_values(targets)
         for modality in self.modalities:
             values = given[modality.name]
             every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
             each = modality.likelihood.log_prob(raw[modality.name], every)
-            each = jnp.where(series.observed[modality.name][None], each, 0.0)
-            total += points.weights @ jnp.sum(each, (1, 2, 3))
+            each = jnp.where(targets.observed[modality.name][None], each, 0.0)
+            multiplier = self.multipliers.get(modality.name, 1.0)
+            total += multiplier * (points.weights @ jnp.sum(each, (1, 2, 3)))
         return total
 
     def path_posterior(self, variables: Variables, series: Series, key: jax.Array) -> PathPosterior:
@@ -456,12 +506,15 @@ class SigmaPointSSM(GradientModel):
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        return self._decoder(variables)(states)
+        return raw_outputs(self._decoders(variables), states)
 
-    def _decoder(self, variables: Variables) -> Any:
-        groups = modality_groups(self.modalities)
-        decoders = NetworkGroups(self.networks.bind(variables).decoders, groups)
-        return partial(raw_outputs, decoders)
+    def _encoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
+        networks = self.networks.bind(variables).encoders if self.encoded else {}
+        return NetworkGroups(networks, modality_groups(self.modalities), training)
+
+    def _decoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
+        networks = self.networks.bind(variables).decoders
+        return NetworkGroups(networks, modality_groups(self.modalities), training)
 
     def _prior_samples(
         self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool

@@ -22,10 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from jdmm.compiling import DEVICE_AXIS
 from jdmm.errors import InputError, PeerLost
-
-AXIS = "devices"
-"""Name of the mapped axis over which gradients, numerators and counts are summed."""
 
 CLUSTERS = {
     "JAX_NUM_PROCESSES": ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID"),
@@ -96,7 +94,7 @@ class Devices:
     @property
     def axis(self) -> str | None:
         """The mapped axis of the train step; None on one device."""
-        return AXIS if self.count > 1 else None
+        return DEVICE_AXIS if self.count > 1 else None
 
     @property
     def vectorised(self) -> bool:
@@ -129,7 +127,7 @@ class Devices:
             mapped = jax.jit(step, donate_argnums=0)
         else:
             chosen = None if self.count == jax.device_count() else self.local
-            mapped = jax.pmap(step, AXIS, donate_argnums=0, devices=chosen)
+            mapped = jax.pmap(step, DEVICE_AXIS, donate_argnums=0, devices=chosen)
         compiled = mapped.lower(state, series, rows).compile()
         if jax.process_count() > 1:
             # gloo gives up on a process that reaches the first sum 30 s later
@@ -165,8 +163,8 @@ class Devices:
     def _place(self, tree: Any) -> Any:
         """Arrays over all devices from the leaves ``(local device, ...)`` of each process."""
         every = jax.devices() if self.count == jax.device_count() else self.local
-        mesh = jax.sharding.Mesh(np.array(every), (AXIS,))
-        sharding = jax.NamedSharding(mesh, jax.P(AXIS))
+        mesh = jax.sharding.Mesh(np.array(every), (DEVICE_AXIS,))
+        sharding = jax.NamedSharding(mesh, jax.P(DEVICE_AXIS))
         return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), tree)
 
 

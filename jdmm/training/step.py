@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from jdmm.data import corruption
 from jdmm.models.base import GradientModel, Variables
+from jdmm.networks import BATCH_STATS
 from jdmm.series import Series
 from jdmm.training.progress import BROKEN, STATE_AXES, TrainState
 from jdmm.training.schedule import Schedule, TrainSettings
@@ -44,7 +45,7 @@ def initialiser(
     def make(seeds: jax.Array, start: jax.Array, example: Series) -> TrainState:
         def one(seed: jax.Array) -> TrainState:
             key = jax.random.fold_in(jax.random.key(seed), start)
-            variables = model.init(key, example)
+            variables = model.init(key, example.as_float())
             step = jnp.zeros((), jnp.int32)
             return TrainState(seed, start, step, variables, variables, optimise.init(variables))
 
@@ -82,19 +83,22 @@ def make_train_step(
         shown = targets.hide(kept)
 
         def objective(variables: Variables) -> tuple[jax.Array, Any]:
-            loss = model.loss(variables, shown, targets, loss_key, fraction_done)
+            mode = {"training": True} if BATCH_STATS in variables else {}
+            loss = model.loss(variables, shown, targets, loss_key, fraction_done, **mode)
             if axis is not None:  # this device's share of the loss of the global batch
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))
-            return loss.total(beta), (loss.means(), loss.broken)
+            return loss.total(beta), (loss.means(), loss.broken, loss.statistics)
 
         evaluate = jax.value_and_grad(objective, has_aux=True)
-        (loss, (terms, broken)), gradient = evaluate(state.variables)
+        (loss, (terms, broken, statistics)), gradient = evaluate(state.variables)
         if axis is not None:
             # as one vector, because a sum over processes costs a round trip
             flat, unravel = ravel_pytree((loss, terms, gradient))
             loss, terms, gradient = unravel(jax.lax.psum(flat, axis))
         updates, optimizer_state = optimise.update(gradient, state.optimizer, state.variables)
         variables = optax.apply_updates(state.variables, updates)
+        if statistics:  # are no parameters: they are averaged over the batches
+            variables = {**variables, BATCH_STATS: statistics}
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         if broken is not None:
             metrics[BROKEN] = broken if axis is None else jax.lax.pmax(broken, axis)
@@ -153,8 +157,8 @@ def unstacked(model: GradientModel, state: TrainState) -> TrainState:
 
 
 def batch_of(series: Series, rows: jax.Array) -> Series:
-    """The series at `rows`; those at -1 are empty, with length 0."""
-    batch = series.take(rows)
+    """The series at `rows` as floats; those at -1 are empty, with length 0."""
+    batch = series.take(rows).as_float()
     real = rows >= 0
     batch = batch.replace(lengths=jnp.where(real, batch.lengths, 0))  # type: ignore[attr-defined]
     return batch.hide({name: real[:, None, None] for name in batch.values})

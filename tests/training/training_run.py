@@ -14,10 +14,12 @@ from jdmm import (
     MDMM,
     LossWeights,
     Modality,
+    Normal,
     Quadrature,
     TrainSettings,
     series_from_arrays,
 )
+from jdmm.networks import Image
 from jdmm.training import loop, parallel
 from jdmm.training.parallel import Devices
 
@@ -31,9 +33,15 @@ def main(output: str, *limits: str) -> None:
     values = rng.normal(size=(2, 20, 7, 1)).cumsum(2)
     values[0, :8, 2:6] = np.nan  # the parts of a batch hold different numbers of values
     values[1, 5] = np.nan
-    series = series_from_arrays({"x": values[0], "y": values[1]}, lengths=rng.integers(1, 8, 20))
+    frames = rng.uniform(size=(20, 7, 4))
+    frames[rng.uniform(size=(20, 7)) < 0.4] = np.nan
+    frames[:6] = np.nan
+    arrays = {"x": values[0], "y": values[1], "video": frames}
+    series = series_from_arrays(arrays, lengths=rng.integers(1, 8, 20))
+    # batch normalisation, whose statistics are those of the whole batch
+    video = Modality("video", likelihood=Normal(), image=Image((2, 2, 1), (2,)))
     model = MDMM(
-        (Modality("x"), Modality("y")),
+        (Modality("x"), Modality("y"), video),
         latent=2,
         hidden=3,
         quadrature=Quadrature("particles", 3),

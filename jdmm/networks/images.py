@@ -1,0 +1,233 @@
+"""Convolutional encoders and decoders of images, at the sizes of Tan et al. (2020).
+
+Pixels are features, row by row: ``(..., height * width * channel)``.
+"""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.linen.initializers import variance_scaling
+from jax import numpy as jnp
+
+from jdmm.errors import InputError
+from jdmm.inference.gaussian import Moments
+from jdmm.likelihoods import Likelihood, Normal, Raw, constrain_sd, unconstrain_sd
+from jdmm.networks.statistics import BatchNorm
+
+PIXEL_SD = 0.1
+"""First sd of normal pixels, whose range is 0 to 1."""
+
+NORMALISATION_GROUPS = 8
+
+
+BATCH, GROUP = "batch", "group"
+
+NORMALISATIONS = (BATCH, GROUP)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The form of the images of a modality, and the sizes of its default networks.
+
+    Attributes:
+        shape: height, width and number of channels of an image.
+        channels: of each convolution of the encoder, which halves height and width; those of the
+            decoder are the reverse.
+        normalisation: after all convolutions but the last: "batch" (as published; with running
+            statistics) or "group" (of the channels of one image; no statistics).
+
+    Raises:
+        InputError: for an impossible value.
+    """
+
+    shape: tuple[int, int, int] = (64, 64, 3)
+    channels: tuple[int, ...] = (16, 32, 64)
+    normalisation: str = BATCH
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name in ("shape", "channels"):
+            numbers_ = tuple(getattr(self, name))
+            object.__setattr__(self, name, numbers_)
+            if not numbers_ or not all(isinstance(n, numbers.Integral) and n > 0 for n in numbers_):
+                raise InputError(f"expected an image's {name} as whole numbers, got {numbers_}")
+        if len(self.shape) != 3:
+            raise InputError(
+                f"expected an image's shape as (height, width, channel), got {self.shape}"
+            )
+        scale = 2 ** len(self.channels)
+        if self.shape[0] % scale or self.shape[1] % scale:
+            raise InputError(
+                f"expected height and width of an image to be multiples of {scale} for "
+                f"{len(self.channels)} convolutions, got {self.shape}"
+            )
+        if self.normalisation not in NORMALISATIONS:
+            raise InputError(
+                f"expected an image's normalisation among {', '.join(NORMALISATIONS)}, got "
+                f"{self.normalisation!r}"
+            )
+
+    @property
+    def pixels(self) -> int:
+        """The number of features."""
+        return math.prod(self.shape)
+
+
+class Normalisation(nn.Module):
+    """Batch or group normalisation of images ``(n, height, width, channel)``."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array, counted: jax.Array) -> jax.Array:
+        """Normalised images; `counted`, ``(n,)``, are those that enter statistics of the batch."""
+        if self.kind == BATCH:
+            return BatchNorm(name="batch")(images, counted)
+        groups = math.gcd(images.shape[-1], NORMALISATION_GROUPS)
+        return nn.GroupNorm(num_groups=groups, name="group")(images)
+
+
+def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
+    """The windows of images as rows, zeros around them: a convolution is their matrix product.
+
+    XLA's gradient of a convolution is many times slower on a CPU than that of a matrix product.
+
+    Args:
+        images: ``(n, height, width, channel)``, padded by one pixel on each side.
+        size: of the square windows.
+        stride: from one window to the next.
+
+    Returns:
+        ``(n, rows, columns, size * size * channel)``.
+    """
+    _, height, width, _ = images.shape
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows, columns = (range(extent + 3 - size) for extent in (height, width))
+    return jnp.concatenate(
+        [
+            padded[:, y : y + len(rows) : stride, x : x + len(columns) : stride]
+            for y in range(size)
+            for x in range(size)
+        ],
+        -1,
+    )
+
+
+class HalvingConv(nn.Module):
+    """A 3x3 convolution with stride 2 and padding 1: half the height and the width."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """``(n, height, width, channel)`` -> ``(n, height / 2, width / 2, channels)``."""
+        shape = (3, 3, images.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return patches(images, 3, 2) @ kernel.reshape(-1, self.channels) + bias[None, None, None]
+
+
+class DoublingConv(nn.Module):
+    """A transposed 4x4 convolution with stride 2: twice the height and the width.
+
+    Each output pixel sees 2x2 input pixels, so that all four kinds of output pixel come from one
+    plain 2x2 convolution.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """``(n, height, width, channel)`` -> ``(n, 2 height, 2 width, channels)``."""
+        n, height, width, before = images.shape
+        start = variance_scaling(4.0, "fan_in", "truncated_normal")  # 4 of 16 taps reach a pixel
+        kernel = self.param("kernel", start, (4, 4, before, self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        # an even output pixel 2p sees the inputs p - 1 and p, an odd one, 2p + 1, p and p + 1
+        taps = np.array([[3, 1], [2, 0]])
+        each = kernel[taps[:, None, :, None], taps[None, :, None, :]]  # (row, column, y, x, i, o)
+        flat = jnp.transpose(each, (2, 3, 4, 0, 1, 5)).reshape(2, 2, before, -1)
+        every = patches(images, 2, 1) @ flat.reshape(4 * before, -1)
+        every = every.reshape(n, height + 1, width + 1, 2, 2, self.channels)
+        rows = [
+            jnp.stack([every[:, a : a + height, b : b + width, a, b] for b in (0, 1)], 3)
+            for a in (0, 1)
+        ]
+        return (
+            jnp.stack(rows, 2).reshape(n, 2 * height, 2 * width, self.channels)
+            + bias[None, None, None]
+        )
+
+
+class ImageEncoder(nn.Module):
+    """The evidence p(z | x) / p(z) of images: 3x3 convolutions with stride 2, then dense layers.
+
+    Attributes:
+        latent: D.
+        image: shape, channels of each convolution, and normalisation after all but the last.
+    """
+
+    latent: int
+    image: Image
+
+    @nn.compact
+    def __call__(self, values: jax.Array, observed: jax.Array) -> Moments:
+        """Moments ``(..., latent)`` from pixels and masks ``(..., pixel)``."""
+        batch = values.shape[:-1]
+        inner = jnp.where(observed, values, 0.0).reshape(-1, *self.image.shape)
+        counted = jnp.any(observed, -1).reshape(-1)
+        last = len(self.image.channels) - 1
+        for i, channels in enumerate(self.image.channels):
+            inner = HalvingConv(channels, name=f"convolution_{i}")(inner)
+            if i < last:
+                norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
+                inner = nn.relu(norm(inner, counted))
+        inner = inner.reshape(*batch, -1)
+        mean = nn.Dense(self.latent, name="mean")(inner)
+        return Moments(mean, constrain_sd(nn.Dense(self.latent, name="sd")(inner)) ** 2)
+
+
+class ImageDecoder(nn.Module):
+    """z -> the raw outputs of the likelihood of pixels: the mirror image of `ImageEncoder`.
+
+    The mean of a normal pixel lies within 0..1, and all pixels share one sd.
+
+    Attributes:
+        image: shape, channels of each convolution, and normalisation.
+        likelihood: Bernoulli or Normal.
+    """
+
+    image: Image
+    likelihood: Likelihood
+
+    @nn.compact
+    def __call__(self, z: jax.Array, counted: jax.Array | None = None) -> Raw:
+        """Raw arrays ``(..., pixel)`` from states ``(..., latent)``.
+
+        Args:
+            z: the states.
+            counted: mask ``(...,)`` of those that enter statistics of the batch; by default all.
+        """
+        batch = z.shape[:-1]
+        counted = jnp.ones(batch, bool) if counted is None else counted
+        height, width, colours = self.image.shape
+        widths = self.image.channels[::-1]
+        scale = 2 ** len(widths)
+        smallest = (height // scale, width // scale, widths[0])
+        inner = nn.relu(nn.Dense(math.prod(smallest), name="dense")(z.reshape(-1, z.shape[-1])))
+        inner = inner.reshape(-1, *smallest)
+        for i, channels in enumerate((*widths[1:], colours)):
+            inner = DoublingConv(channels, name=f"convolution_{i}")(inner)
+            if i < len(widths) - 1:
+                norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
+                inner = nn.relu(norm(inner, counted.reshape(-1)))
+        logits = inner.reshape(*batch, -1)
+        if not isinstance(self.likelihood, Normal):
+            return (logits,)
+        start = nn.initializers.constant(unconstrain_sd(jnp.array(PIXEL_SD)))
+        sd = self.param("sd", start, ())
+        return nn.sigmoid(logits), jnp.broadcast_to(sd, logits.shape)

@@ -1,0 +1,166 @@
+"""Image networks against plain loops, numpy and the published numbers of parameters."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from networks.test_networks import initialise
+
+from jdmm import MDMM, InputError, Modality
+from jdmm.likelihoods import Bernoulli, Categorical, Normal, constrain_sd
+from jdmm.models.base import unobserved_series
+from jdmm.networks import BATCH_STATS, BatchNorm, Image, ImageDecoder, ImageEncoder
+from jdmm.networks.images import DoublingConv, HalvingConv
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SMALL = Image((8, 8, 2), (3, 4))
+GROUPS = Image((8, 8, 2), (3, 4), "group")
+RNG = np.random.default_rng(0)
+
+
+def test_halving_convolution_is_the_sum_over_its_windows():
+    images = RNG.normal(size=(2, 4, 6, 3))
+    layer = HalvingConv(5)
+    variables = initialise(layer, images)
+    kernel, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 2, 3, 5))
+    for y, x in np.ndindex(2, 3):
+        window = padded[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+        expected[:, y, x] = np.einsum("nabc,abco->no", window, kernel) + bias
+    np.testing.assert_allclose(layer.apply(variables, images), expected, atol=1e-12)
+
+
+def test_doubling_convolution_spreads_every_pixel():
+    """A transposed convolution adds the kernel, times the pixel, around twice its place."""
+    images = RNG.normal(size=(2, 3, 4, 3))
+    layer = DoublingConv(5)
+    variables = initialise(layer, images)
+    kernel, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
+    spread = np.zeros((2, 8, 10, 5))
+    for y, x in np.ndindex(3, 4):
+        added = np.einsum("nc,abco->nabo", images[:, y, x], kernel)
+        spread[:, 2 * y : 2 * y + 4, 2 * x : 2 * x + 4] += added
+    expected = spread[:, 1:-1, 1:-1] + bias
+    np.testing.assert_allclose(layer.apply(variables, images), expected, atol=1e-12)
+
+
+def test_batch_normalisation_takes_only_the_rows_that_count():
+    values, counted = RNG.normal(2, 3, (6, 2, 2, 3)), np.array([1, 0, 1, 1, 0, 1], bool)
+    module = BatchNorm()
+    variables = initialise(module, values, counted)
+    found, updated = module.apply(variables, values, counted, mutable=[BATCH_STATS])
+    mean = values[counted].mean((0, 1, 2))
+    variance = values[counted].var((0, 1, 2))
+    scale, bias = (np.asarray(variables["params"][name]) for name in ("scale", "bias"))
+    expected = (values - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    for name, own in (("mean", mean), ("variance", variance)):
+        moved = 0.9 * variables[BATCH_STATS][name] + 0.1 * own
+        np.testing.assert_allclose(updated[BATCH_STATS][name], moved, atol=1e-12)
+
+    # prediction uses the running statistics, row by row
+    positive = {**variables, BATCH_STATS: jax.tree.map(jnp.abs, variables[BATCH_STATS])}
+    running = jax.device_get(positive[BATCH_STATS])
+    expected = (values - running["mean"]) / np.sqrt(running["variance"] + 1e-5) * scale + bias
+    np.testing.assert_allclose(module.apply(positive, values, counted), expected, atol=1e-12)
+
+
+def test_batch_normalisation_of_nothing_is_finite_and_keeps_the_statistics():
+    values, counted = jnp.ones((3, 2)), jnp.zeros(3, bool)
+    module = BatchNorm()
+    variables = module.init(jax.random.key(0), values, counted)
+
+    def total(params, values):
+        own = {**variables, "params": params}
+        found, updated = module.apply(own, values, counted, mutable=[BATCH_STATS])
+        return jnp.sum(found**2), updated
+
+    gradient, updated = jax.grad(total, (0, 1), has_aux=True)(variables["params"], values)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert jax.tree.all(
+        jax.tree.map(
+            lambda a, b: bool((a == b).all()), updated[BATCH_STATS], variables[BATCH_STATS]
+        )
+    )
+
+
+def test_missing_frames_do_not_touch_the_others():
+    """Whatever stands under the mask, the evidence of observed frames and the statistics stay."""
+    encoder = ImageEncoder(3, SMALL)
+    values = RNG.uniform(size=(2, 5, SMALL.pixels))
+    observed = np.broadcast_to((RNG.uniform(size=(2, 5)) < 0.6)[..., None], values.shape)
+    variables = initialise(encoder, values, observed)
+    other = np.where(observed, values, RNG.uniform(size=values.shape))
+    first, second = (
+        encoder.apply(variables, each, observed, mutable=[BATCH_STATS]) for each in (values, other)
+    )
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # as if there were no other frames
+    frames = observed[..., 0]
+    alone = encoder.apply(variables, values[frames], observed[frames], mutable=[BATCH_STATS])
+    np.testing.assert_allclose(first[0].mean[frames], alone[0].mean, atol=1e-10)
+    for a, b in zip(jax.tree.leaves(first[1]), jax.tree.leaves(alone[1]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+def test_group_normalisation_ignores_the_batch():
+    encoder, decoder = ImageEncoder(3, GROUPS), ImageDecoder(GROUPS, Bernoulli())
+    values, z = RNG.uniform(size=(4, GROUPS.pixels)), RNG.normal(size=(4, 3))
+    observed = np.ones(values.shape, bool)
+    for module, inputs in ((encoder, (values, observed)), (decoder, (z,))):
+        variables = initialise(module, *inputs)
+        assert list(variables) == ["params"]
+        every = jax.tree.leaves(module.apply(variables, *inputs))
+        one = jax.tree.leaves(module.apply(variables, *(leaf[:1] for leaf in inputs)))
+        for a, b in zip(every, one, strict=True):
+            np.testing.assert_allclose(a[:1], b, atol=1e-12)
+
+
+def test_normal_pixels_lie_within_the_range_and_share_one_sd():
+    decoder = ImageDecoder(GROUPS, Normal())
+    z = RNG.normal(size=(2, 3, 5))
+    fresh = decoder.init(jax.random.key(0), z)
+    mean, raw_sd = decoder.apply(fresh, 30 * z)
+    assert mean.shape == raw_sd.shape == (2, 3, GROUPS.pixels)
+    assert mean.min() >= 0 and mean.max() <= 1
+    np.testing.assert_allclose(constrain_sd(raw_sd), 0.1, rtol=1e-6)
+
+
+VIDEO = Modality("video", likelihood=Bernoulli(), image=Image())
+SILHOUETTE = Modality("silhouette", likelihood=Bernoulli(), image=Image((64, 64, 1)))
+PERSON, ACTION = (Modality(name, likelihood=Categorical(10)) for name in ("person", "action"))
+
+
+@pytest.mark.parametrize(
+    ("modalities", "expected"),
+    [
+        ((VIDEO, PERSON, ACTION), 4_542_503),
+        ((VIDEO, SILHOUETTE, ACTION), 7_489_294),
+        ((VIDEO, SILHOUETTE, PERSON, ACTION), 7_757_592),
+    ],
+)
+def test_published_numbers_of_parameters(modalities, expected):
+    """Tan et al. 2020, table S2 and their code."""
+    model = MDMM(modalities, latent=256, hidden=256)
+    series = unobserved_series(modalities, 1, 1)
+    shapes = jax.eval_shape(lambda key: model.init(key, series), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Image((64, 64)), r"shape as \(height, width, channel\), got \(64, 64\)"),
+        (lambda: Image((60, 64, 3)), "multiples of 8 for 3 convolutions, got"),
+        (lambda: Image(channels=()), "channels as whole numbers"),
+        (lambda: Image(normalisation="layer"), "among batch, group, got 'layer'"),
+        (lambda: Modality("v", 5, image=SMALL), r"features=128, the pixels of \(8, 8, 2\), got 5"),
+        (lambda: Modality("v", likelihood=Categorical(3), image=SMALL), "Bernoulli or Normal"),
+    ],
+)
+def test_impossible_images_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
