@@ -97,7 +97,8 @@ class Series:
         """
         observed = {name: mask & keep[name] for name, mask in self.observed.items()}
         values = {
-            name: jnp.where(observed[name], value, 0.0) for name, value in self.values.items()
+            name: jnp.where(observed[name], value, jnp.zeros((), value.dtype))
+            for name, value in self.values.items()
         }
         return self.replace(values=values, observed=observed)  # type: ignore[attr-defined]
 

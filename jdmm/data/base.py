@@ -13,6 +13,8 @@ from jdmm.data.tasks import STANDARD_TASKS, Task
 from jdmm.errors import InputError
 from jdmm.likelihoods import Categorical
 from jdmm.plotting import series as plots
+from jdmm.plotting import storyboard
+from jdmm.plotting.storyboard import Strip
 from jdmm.series import Series
 
 SPLITS = ("train", "validation", "test")
@@ -66,6 +68,7 @@ class Outcome(NamedTuple):
         sd: modality -> ``(batch, time, feature)`` predictive standard deviation.
         latent_mean: ``(batch, time, latent)`` posterior mean of the states.
         latent_sd: their posterior standard deviation.
+        probabilities: modality -> ``(batch, time, feature, classes)`` of categories.
     """
 
     shown: Series
@@ -73,6 +76,7 @@ class Outcome(NamedTuple):
     sd: Mapping[str, Any]
     latent_mean: np.ndarray
     latent_sd: np.ndarray
+    probabilities: Mapping[str, Any] = {}
 
 
 class Dataset(abc.ABC):
@@ -123,17 +127,53 @@ class Dataset(abc.ABC):
         figures = {task: self._draw_task(split, outcome) for task, outcome in outcomes.items()}
         return {**figures, **draw_latents(split, outcomes)}
 
+    def animate(self, split: Split, outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
+        """Animations of an evaluation by name, ``(time, height, width, 3)`` uint8.
+
+        By default one per task, if a modality has images.
+
+        Args:
+            split: the split that was evaluated.
+            outcomes: task -> outcome.
+        """
+        if not any(m.image for m in self.modalities):
+            return {}
+        return {
+            f"{task}_video": storyboard.animation(self._strips(split, outcome))
+            for task, outcome in outcomes.items()
+        }
+
+    def class_name(self, modality: str, number: int) -> str:
+        """What a class is called in figures."""
+        del modality
+        return str(number)
+
     def draw_samples(self, samples: Mapping[str, np.ndarray], title: str) -> Figure:
-        """A figure of series sampled from the prior; by default each feature over time.
+        """A figure of series sampled from the prior: each feature over time, or storyboards.
 
         Args:
             samples: modality -> ``(series, time, feature)`` expected values.
             title: above the figure.
         """
-        return plots.curves({m.name: samples[m.name] for m in self.modalities}, title)
+        images = {m.name: m.image.shape for m in self.modalities if m.image is not None}
+        if not images:
+            return plots.curves({m.name: samples[m.name] for m in self.modalities}, title)
+        each = {
+            name: np.asarray(samples[name]).reshape(*samples[name].shape[:2], *shape)
+            for name, shape in images.items()
+        }
+        count = min(DRAWN, len(next(iter(each.values()))))
+        return storyboard.storyboard(
+            [
+                Strip(f"{title}, {row}", {name: frames[row] for name, frames in each.items()})
+                for row in range(count)
+            ]
+        )
 
     def _draw_task(self, split: Split, outcome: Outcome) -> Figure:
-        """The first series, with intervals of the numeric modalities."""
+        """The first series: storyboards of images, else curves with intervals of the numbers."""
+        if any(m.image for m in self.modalities):
+            return storyboard.storyboard(self._strips(split, outcome))
         valid = np.asarray(split.series.valid)[..., None]
         mean = {name: np.where(valid, values, np.nan) for name, values in outcome.mean.items()}
         sd = {
@@ -146,6 +186,50 @@ class Dataset(abc.ABC):
         return plots.imputations(
             *({m.name: np.asarray(tree[m.name])[:DRAWN] for m in self.modalities} for tree in trees)
         )
+
+
+    def _strips(self, split: Split, outcome: Outcome) -> list[Strip]:
+        """The first series with images: what is true, what was shown and what is predicted."""
+        labels = [m.name for m in self.modalities if isinstance(m.likelihood, Categorical)]
+        strips = []
+        for row in range(min(DRAWN, split.series.batch)):
+            steps = int(split.series.lengths[row])
+            rows = {}
+            for modality in self.modalities:
+                if modality.image is not None:
+                    rows |= self._rows(modality, split.series, outcome, row, steps)
+            title, captions, correct = f"series {row}", [], []
+            if labels:
+                title = ", ".join(
+                    f"{name} {self.class_name(name, int(split.series.values[name][row, 0, 0]))}"
+                    for name in labels
+                )
+                name = labels[-1]
+                found = np.asarray(outcome.mean[name])[row, :steps, 0].astype(int)
+                chances = np.asarray(outcome.probabilities[name])[row, :steps, 0].max(-1)
+                captions = [
+                    f"{self.class_name(name, number)} {chance:.2f}"
+                    for number, chance in zip(found, chances, strict=True)
+                ]
+                correct = (found == split.series.values[name][row, :steps, 0]).tolist()
+            strips.append(Strip(title, rows, captions, correct))
+        return strips
+
+    @staticmethod
+    def _rows(
+        modality: Modality, series: Series, outcome: Outcome, row: int, steps: int
+    ) -> dict[str, np.ndarray]:
+        """What each row of a storyboard shows -> frames; nothing shown has no row of its own."""
+        assert modality.image is not None
+        name, shape = modality.name, (steps, *modality.image.shape)
+
+        def frames(values: Any) -> np.ndarray:
+            return np.asarray(values[name])[row, :steps].reshape(shape)
+
+        truth = np.where(frames(series.observed), frames(series.values), np.nan)
+        given = frames(outcome.shown.observed)
+        shown = {f"{name} shown": np.where(given, truth, np.nan)} if given.any() else {}
+        return {f"{name}": truth, **shown, f"{name} predicted": frames(outcome.mean)}
 
 
 def draw_latents(

@@ -2,7 +2,9 @@
 
 from jdmm.data.base import Dataset
 from jdmm.data.spirals import Spirals
+from jdmm.data.weizmann import Weizmann
 
 DATASETS: dict[str, type[Dataset]] = {
     "spirals": Spirals,
+    "weizmann": Weizmann,
 }

@@ -5,20 +5,15 @@ Over the steps of a spiral of aspect ratio R its radius r and angle theta change
     x = sqrt(R) r cos(theta)        y = r sin(theta) / sqrt(R)
 """
 
-import contextlib
-import io
-import os
-import tempfile
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from jdmm.compiling import cache_dir
+from jdmm.data.building import one_line, prepare, prepared_dir
 from jdmm.data.spirals import NOISE, NUM_STEPS, SERIES, TRAIN
 from jdmm.errors import InputError
 
@@ -84,9 +79,6 @@ class NoisySpirals(tfds.core.GeneratorBasedBuilder):
 def load_arrays(data_dir: str | None) -> tuple[Arrays, Arrays]:
     """The training and the test series; the first use makes them in a second or two.
 
-    Several processes may make them at once, and one may be killed: each works in a directory of its
-    own, and the first to finish moves it into place.
-
     Args:
         data_dir: where the data set is, or is made; None for "jdmm" in the user's cache directory
             ($XDG_CACHE_HOME, or else ~/.cache).
@@ -95,7 +87,7 @@ def load_arrays(data_dir: str | None) -> tuple[Arrays, Arrays]:
         InputError: if the data set under `data_dir` can be neither written nor read.
     """
     root = Path(data_dir).expanduser() if data_dir else cache_dir()
-    _prepare(root)
+    prepare(NoisySpirals, root)
     return _read(root)
 
 
@@ -127,39 +119,6 @@ def _spiral(random: np.random.RandomState, direction: int) -> dict[str, Any]:
     }
 
 
-def _prepared_dir(root: Path) -> Path:
-    """Where tensorflow-datasets looks for the data set below `root`."""
-    return root / NoisySpirals.name / str(NoisySpirals.VERSION)
-
-
-def _prepare(root: Path) -> None:
-    """Writes the data set below `root`, unless it is there."""
-    target = _prepared_dir(root)
-    try:
-        if target.exists():
-            return
-        logging.info("Making the noisy spirals in %s", target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=root) as own_dir:
-            builder = NoisySpirals(data_dir=own_dir)
-            # tensorflow-datasets prints a banner and draws progress bars, terminal or not.
-            noise = io.StringIO()
-            with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-                builder.download_and_prepare(
-                    file_format="array_record",  # the one that works without TensorFlow
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                )
-            try:
-                os.rename(builder.data_dir, target)
-            except OSError:
-                if not target.exists():  # otherwise another process was first
-                    raise
-    except OSError as error:
-        raise InputError(
-            f"expected a data_dir that can be written, got {root}: {_line(error)}"
-        ) from error
-
-
 def _read(root: Path) -> tuple[Arrays, Arrays]:
     """The training and the test series."""
     try:
@@ -174,11 +133,7 @@ def _read(root: Path) -> tuple[Arrays, Arrays]:
         return train, test
     except Exception as error:  # damaged files make the readers raise errors of any kind
         raise InputError(
-            f"expected the noisy spirals in {_prepared_dir(root)}, got files that cannot be read "
-            f"({_line(error)}): delete it, and the next run makes them again"
+            f"expected the noisy spirals in {prepared_dir(NoisySpirals, root)}, got files that cannot be read "
+            f"({one_line(error)}): delete it, and the next run makes them again"
         ) from error
 
-
-def _line(error: Exception) -> str:
-    """An error in one short line."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 120)

@@ -58,7 +58,7 @@ def calibrate(
 ) -> Calibration:
     """The scales of least error of coverage over cases and modalities.
 
-    Categorical modalities have no intervals, and do not count.
+    Categorical modalities and images have no intervals, and do not count.
 
     Args:
         model: any model.
@@ -150,9 +150,10 @@ def covered_values(
     """How many held-out values of each series their intervals cover, at posterior `scales`.
 
     Returns:
-        Modality -> ``(posterior, emission, batch)``, without the categorical modalities.
+        Modality -> ``(posterior, emission, batch)``, without categorical modalities and images.
     """
     model, likelihoods = static.value, static.value.likelihoods
+    images = [modality.name for modality in model.modalities if modality.image is not None]
     sample_key, emission_key = jax.random.split(key)
 
     def sample(scale: jax.Array) -> jax.Array:
@@ -164,7 +165,7 @@ def covered_values(
         return {
             name: jax.lax.map(partial(count_modality, index, name, emissions[name]), emission)
             for index, (name, likelihood) in enumerate(likelihoods.items())
-            if likelihood.probabilities(emissions[name]) is None
+            if likelihood.probabilities(emissions[name]) is None and name not in images
         }
 
     def count_modality(index: int, name: str, raw: Raw, scale: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ everything observed x, averages the emission distribution over the posterior:
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,6 +48,9 @@ UNCALIBRATED = Calibration()
 
 class Prediction(NamedTuple):
     """Predictions of every value, observed or not: modality -> ``(batch, time, feature)``.
+
+    Of images there are `mean`, `expected`, `sd` and `samples` only: the other fields would take
+    much memory, and say little about single pixels.
 
     Values and scores are in the units of the data, log densities in nats. The fields from
     `expected` to `crps` need samples, and are empty where `num_samples` is 0. So are `log_prob`,
@@ -217,8 +220,19 @@ def predict_batch(
     if paths is None:
         return prediction
 
-    emissions = model.emissions(variables, paths.states)
+    images = [m.name for m in model.modalities if m.image is not None]
+    if images:
+        emissions, pixels = _decode_images(
+            model, variables, paths.states, images, calibration, emission_key, return_samples
+        )
+        prediction.expected.update(pixels.expected)
+        prediction.sd.update(pixels.sd)
+        prediction.samples.update(pixels.samples)
+    else:
+        emissions = model.emissions(variables, paths.states)
     for index, (name, likelihood) in enumerate(likelihoods.items()):
+        if name in images:
+            continue
         raw = likelihood.rescale(emissions[name], calibration.emission)
         samples = likelihood.sample(raw, jax.random.fold_in(emission_key, index))
         if return_samples:
@@ -240,6 +254,58 @@ def predict_batch(
             prediction.pit[name] = probability_integral_transform(samples, value)
             prediction.crps[name] = ranked_probability_score(samples, value)
     return prediction
+
+
+class _Pixels(NamedTuple):
+    """Modality -> what is predicted of its images; see `Prediction`."""
+
+    expected: dict[str, Any]
+    sd: dict[str, Any]
+    samples: dict[str, Any]
+
+
+def _decode_images(
+    model: Model,
+    variables: Variables,
+    states: jax.Array,
+    images: Sequence[str],
+    calibration: Calibration,
+    key: jax.Array,
+    return_samples: bool,
+) -> tuple[dict[str, Any], _Pixels]:
+    """Raw outputs of the other modalities for all samples of the states; moments of the images.
+
+    The images of one sample at a time are in memory.
+    """
+    likelihoods = model.likelihoods
+    keys = jax.random.split(key, len(states))
+
+    def one(own: jax.Array, own_key: jax.Array) -> tuple[Any, Any, Any]:
+        raw = dict(model.emissions(variables, own))
+        moments, drawn = {}, {}
+        for index, name in enumerate(images):
+            pixels = likelihoods[name].rescale(raw.pop(name), calibration.emission)
+            mean, variance = likelihoods[name].moments(pixels)
+            moments[name] = mean, variance + mean**2
+            if return_samples:
+                drawn[name] = likelihoods[name].sample(pixels, jax.random.fold_in(own_key, index))
+        return moments, raw, drawn
+
+    def _step(total: Any, inputs: Any) -> tuple[Any, Any]:
+        """Adds the moments of one sample."""
+        moments, *rest = one(*inputs)
+        return jax.tree.map(jnp.add, total, moments), rest
+
+    shapes, *_ = jax.eval_shape(one, states[0], keys[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, (raw, drawn) = jax.lax.scan(_step, start, (states, keys))
+    average = jax.tree.map(lambda leaf: leaf / len(states), total)
+    expected = {name: mean for name, (mean, _) in average.items()}
+    sd = {
+        name: jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
+        for name, (mean, square) in average.items()
+    }
+    return raw, _Pixels(expected, sd, drawn)
 
 
 def quantiles(samples: jax.Array, levels: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from jax import numpy as jnp
 
 from jdmm.data.base import Split
 from jdmm.data.modality import Modality
+from jdmm.evaluation.images import ssim
 from jdmm.evaluation.prediction import Prediction
 from jdmm.likelihoods import Categorical
 from jdmm.series import Series
@@ -23,6 +24,11 @@ LEVELS = (0.5, 0.8, 0.95)
 def numeric(modalities: Sequence[Modality]) -> list[str]:
     """Names of the modalities whose values are numbers."""
     return [m.name for m in modalities if not isinstance(m.likelihood, Categorical)]
+
+
+def images(modalities: Sequence[Modality]) -> list[str]:
+    """Names of the modalities whose values are images."""
+    return [m.name for m in modalities if m.image is not None]
 
 
 def categorical(modalities: Sequence[Modality]) -> list[str]:
@@ -104,6 +110,8 @@ def score(
 ) -> dict[str, Any]:
     """Scores of one task over a split. A score that the data do not allow is left out.
 
+    Images have scores of their own, and do not enter those of numbers.
+
     Args:
         prediction: of every value, with densities at the hidden values or the second observation.
         shown: what the model was shown.
@@ -113,12 +121,18 @@ def score(
     Returns:
         "mse": mean and sd over series of `squared_error` at all observed values, shown or not.
         "mse_truth": the same against the split's truth.
-        "accuracy": share of the hidden classes that are predicted, or of all if none was hidden.
+        "accuracy": share of the hidden classes that are predicted, or of all if none was hidden. Of
+        several categorical modalities, "accuracy_<modality>".
+        "series_accuracy_<modality>": the same of whole series, for classes that do not change
+        within a series: the class whose probability, averaged over the steps, is highest.
+        "ssim_<modality>": structural similarity of all observed images, mean and sd over series.
+        "pixel_mse_<modality>": their squared error per pixel.
         "coverage50", "coverage80", "coverage95": share of the values of `interval_targets` within
         the central intervals of these levels; "crps": their mean CRPS, in the values' units; "nll":
         their mean negative log density, in nats per value, classes included.
     """
-    numbers, classes = numeric(modalities), categorical(modalities)
+    pictures, classes = images(modalities), categorical(modalities)
+    numbers = [name for name in numeric(modalities) if name not in pictures]
     observed = {name: np.asarray(mask) for name, mask in split.series.observed.items()}
     scores: dict[str, Any] = {}
     truths = {"mse": split.series.values, "mse_truth": split.truth}
@@ -131,8 +145,18 @@ def score(
         masks = hidden(shown, split.series)
         counted = masks if any(masks[name].any() for name in classes) else observed
         correct = {n: np.asarray(prediction.mean[n]) == split.series.values[n] for n in classes}
-        if any(counted[name].any() for name in classes):
+        for name in classes if len(classes) > 1 else ():
+            if counted[name].any():
+                scores[f"accuracy_{name}"] = float(correct[name][counted[name]].mean())
+        if len(classes) == 1 and counted[classes[0]].any():
             scores["accuracy"] = float(select(correct, counted, classes).mean())
+        for name in classes:
+            if _constant(split.series.values[name], counted[name]):
+                own = split.series.values[name], counted[name], prediction.probabilities[name]
+                scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
+    for modality in modalities:
+        if modality.image is not None:
+            scores |= _image_scores(modality, prediction, split.series)
     counted = interval_targets(shown, split)
     pit = select(prediction.pit, counted, numbers)
     if pit.size:
@@ -140,7 +164,43 @@ def score(
             inside = np.abs(pit - 0.5) <= level / 2
             scores[f"coverage{round(100 * level)}"] = float(np.mean(inside))
         scores["crps"] = float(select(prediction.crps, counted, numbers).mean())
-    log_prob = select(prediction.log_prob, counted, list(counted))
+    log_prob = select(prediction.log_prob, counted, [*numbers, *classes])
     if log_prob.size:
         scores["nll"] = float(-log_prob.mean())
     return scores
+
+
+def _constant(values: np.ndarray, counted: np.ndarray) -> bool:
+    """Whether every series of more than one step has one class at all of them."""
+    low = np.where(counted, values, np.inf).min((1, 2))
+    high = np.where(counted, values, -np.inf).max((1, 2))
+    some = counted.any((1, 2))
+    return bool(some.any() and (low == high)[some].all() and values.shape[1] > 1)
+
+
+def _series_accuracy(values: np.ndarray, counted: np.ndarray, probabilities: Any) -> float:
+    """Share of the series, of one class each, whose class has the highest mean probability."""
+    weights = counted[..., None]
+    average = np.sum(np.where(weights, probabilities, 0.0), (1, 2))
+    some = counted.any((1, 2))
+    actual = np.where(counted, values, 0).max((1, 2))
+    return float((average.argmax(-1) == actual)[some].mean())
+
+
+def _image_scores(modality: Modality, prediction: Prediction, series: Series) -> dict[str, Any]:
+    """Structural similarity and squared error of all observed frames of one modality."""
+    assert modality.image is not None
+    name, shape = modality.name, modality.image.shape
+    observed = np.asarray(series.observed[name]).all(-1)
+    truth, mean = (np.asarray(tree[name]) for tree in (series.values, prediction.mean))
+    each = []
+    for row in np.flatnonzero(observed.any(1)):
+        frames = [pixels[row][observed[row]].reshape(-1, *shape) for pixels in (truth, mean)]
+        each.append((ssim(*frames).mean(), np.mean((frames[0] - frames[1]) ** 2)))
+    if not each:
+        return {}
+    found = dict(zip(("ssim", "pixel_mse"), np.array(each).T, strict=True))
+    return {
+        f"{kind}_{name}": {"mean": float(own.mean()), "sd": float(own.std())}
+        for kind, own in found.items()
+    }

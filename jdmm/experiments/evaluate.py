@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def evaluate(
             "seconds_per_epoch": trained.seconds / epochs,
             "calibration": scales._asdict(),
             "split": split,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+            "parameters": num_parameters(variables),
             "params_sha256": fingerprint(variables),
             "tasks": {
                 task: scores.score(prediction, shown, data[split], experiment.dataset.modalities)
@@ -168,6 +169,12 @@ def _calibrate(experiment: Experiment, variables: Any, validation: Split) -> Cal
         min(evaluation.draws, CALIBRATION_DRAWS),
         evaluation.batch_size,
     )
+
+
+def num_parameters(variables: Any) -> int:
+    """The number of parameters, without running statistics."""
+    params = variables.get("params", variables) if isinstance(variables, Mapping) else variables
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def fingerprint(variables: Any) -> str:

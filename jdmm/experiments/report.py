@@ -14,7 +14,7 @@ from jdmm.evaluation.prediction import Prediction
 from jdmm.experiments.logs import history, read_metrics
 from jdmm.experiments.settings import flat
 from jdmm.files import write_text
-from jdmm.plotting import runs, style
+from jdmm.plotting import runs, storyboard, style
 from jdmm.series import Series
 
 Outcomes = Mapping[str, tuple[Prediction, Series]]
@@ -45,6 +45,14 @@ COLUMNS = {
 }
 """Score -> its column, in the order of the tables."""
 
+OF_MODALITY = {
+    "ssim": Column("SSIM", 3, "structural similarity of the images of {}"),
+    "pixel_mse": Column("pixel MSE", 4, "squared error per pixel of {}"),
+    "accuracy": Column("accuracy", 3, "share of the hidden classes of {} that are predicted"),
+    "series_accuracy": Column("by series", 3, "share of the series whose {} is predicted"),
+}
+"""Scores of single modalities, "<score>_<modality>"."""
+
 SCORED = (
     "Coverage, CRPS and NLL are those of the hidden values. Where a task hides nothing, they are "
     "those of a second observation, and are left out without one."
@@ -54,8 +62,12 @@ SCORED = (
 def draw_figures(
     dataset: Dataset, workdir: Path, suffix: str, split: Split, outcomes: Outcomes
 ) -> list[str]:
-    """Draws figures into `workdir/figures` and into TensorBoard; returns their file names."""
-    figures = dataset.draw(split, {task: _arrays(*each) for task, each in outcomes.items()})
+    """Draws figures into `workdir/figures` and into TensorBoard; returns their file names.
+
+    Animations are written into `workdir/figures` too.
+    """
+    arrays = {task: _arrays(*each) for task, each in outcomes.items()}
+    figures = dataset.draw(split, arrays)
     if pits := _pits(dataset, split, outcomes):
         figures["reliability"] = runs.reliability(pits)
     records = read_metrics(workdir)
@@ -68,17 +80,25 @@ def draw_figures(
         step = records[-1]["step"] if records else 0
         writer.add_figure(f"{name}{suffix}", figure, step, close=False)
     writer.close()
-    return [f"{name}{suffix}.png" for name in figures]
+    animations = dataset.animate(split, arrays)
+    for name, frames in animations.items():
+        storyboard.save_animation(frames, workdir / "figures" / f"{name}{suffix}.gif")
+    return [
+        *(f"{name}{suffix}.png" for name in figures),
+        *(f"{name}{suffix}.gif" for name in animations),
+    ]
 
 
 def _arrays(prediction: Prediction, shown: Series) -> Outcome:
     mean, variance = (np.asarray(leaf) for leaf in prediction.states)
-    return Outcome(shown, prediction.mean, prediction.sd, mean, np.sqrt(variance))
+    sd = np.sqrt(variance)
+    return Outcome(shown, prediction.mean, prediction.sd, mean, sd, prediction.probabilities)
 
 
 def _pits(dataset: Dataset, split: Split, outcomes: Outcomes) -> dict[str, np.ndarray]:
     """Task -> probability integral transforms of the values whose intervals are scored."""
-    numbers = scores.numeric(dataset.modalities)
+    images = scores.images(dataset.modalities)
+    numbers = [name for name in scores.numeric(dataset.modalities) if name not in images]
     pits = {
         task: scores.select(prediction.pit, scores.interval_targets(shown, split), numbers)
         for task, (prediction, shown) in outcomes.items()
@@ -109,7 +129,7 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         *_log_likelihood(results),
     ]
     for figure in figures:
-        title = figure.removesuffix(".png").replace("_", " ")
+        title = Path(figure).stem.replace("_", " ")
         lines += ["", f"## {title.capitalize()}", "", f"![{title}](figures/{figure})"]
     lines += _settings(results)
     write_text(workdir / f"report{suffix}.md", "\n".join(lines) + "\n")
@@ -181,7 +201,14 @@ def mean_and_sd(values: Sequence[Any]) -> dict[str, float]:
 def columns(each: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """The columns of the scores that any task of these results has."""
     found = {name for results in each for values in results["tasks"].values() for name in values}
-    return {name: column for name, column in COLUMNS.items() if name in found}
+    every = dict(COLUMNS)
+    for kind, column in OF_MODALITY.items():
+        for name in sorted(found):
+            if name.startswith(f"{kind}_") and name not in COLUMNS:
+                modality = name.removeprefix(f"{kind}_")
+                meaning = column.meaning.format(modality)
+                every[name] = Column(f"{column.heading}, {modality}", column.digits, meaning)
+    return {name: column for name, column in every.items() if name in found}
 
 
 def table(results: Mapping[str, Any]) -> list[str]:

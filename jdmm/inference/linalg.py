@@ -110,6 +110,8 @@ def solve_lower(
     lower: Float[Array, "row row n"], b: Float[Array, "row column m"]
 ) -> Float[Array, "row column _"]:
     """L^-1 B for lower triangular L."""
+    if not lower.shape[0]:
+        return b
     if lower.shape[0] > MAX_UNROLLED:
         return _solve_large(lower, b, transposed=False)
     rows: list[jax.Array] = []
@@ -139,7 +141,9 @@ def solve_lower_transposed(
 
 def lq(a: Float[Array, "row column n"]) -> tuple[Array, Array]:
     """A = L Q with L lower triangular, the rows of Q orthonormal."""
-    size, _, _ = a.shape
+    size, _, n = a.shape
+    if not size:
+        return jnp.zeros((0, 0, n), a.dtype), a
     if size > MAX_UNROLLED:
         q, r = jnp.linalg.qr(jnp.moveaxis(a, (0, 1, 2), (2, 1, 0)))
         sign = jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0).astype(a.dtype)

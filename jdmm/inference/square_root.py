@@ -134,7 +134,7 @@ def evaluate(function: Function, gaussian: FullMoments, points: StepPoints) -> D
     """A function at the points of a Gaussian."""
     count, n = points.offsets.shape[1], gaussian.mean.shape[1]
     mean, variance = function(place(gaussian, points))
-    mean, variance = (leaf.reshape(-1, count, n) for leaf in (mean, variance))
+    mean, variance = (leaf.reshape(len(leaf), count, n) for leaf in (mean, variance))
     weights = points.weights[None, :, None]
     centre = jnp.sum(weights * mean, 1)
     deviations = (mean - centre[:, None]) * jnp.sqrt(weights)
@@ -202,6 +202,8 @@ def update(
         value: 0 where not observed.
         observed: mask.
     """
+    if not value.shape[0]:
+        return no_update(predicted)
     seen = evaluate(emission, predicted, points)
     innovation = jnp.where(observed, value - seen.mean, 0.0)
     deviations = jnp.where(observed[:, None], seen.deviations, 0.0)
@@ -215,6 +217,13 @@ def update(
     variance = seen.variance + jnp.maximum(remaining, 0.0)
     precision = jnp.where(observed, 1.0 / variance, 0.0)
     return update_information(slope, precision, innovation)
+
+
+def no_update(predicted: FullMoments) -> Update:
+    """The update by nothing."""
+    zeros = jnp.zeros_like(predicted.mean)
+    factor = linalg.diagonal_matrix(zeros + 1)
+    return Update(zeros, factor, zeros[0], zeros[0], zeros[0])
 
 
 def many_features(predicted: FullMoments, value: Float[Array, "feature n"]) -> bool:
@@ -393,6 +402,8 @@ def affine_update(
     observed: Bool[Array, "feature n"],
 ) -> Update:
     """`update` under a linear emission."""
+    if not value.shape[0]:
+        return no_update(predicted)
     mean = linalg.matvec(emission.slope, predicted.mean) + emission.offset
     innovation = jnp.where(observed, value - mean, 0.0)
     slope = linalg.matmul(emission.slope, predicted.root)

@@ -258,7 +258,7 @@ class SigmaPointSSM(GradientModel):
         others = {own.name for own in dataclasses.fields(cls)} - set(LOSS_FIELDS)
         return cls(
             modalities,
-            **fields_of(cls, "model", config.model, omit=(*OTHER_SECTIONS, "transition")),
+            **fields_of(cls, "model", config.model.to_dict(), omit=(*OTHER_SECTIONS, "transition")),
             **fields_of(cls, "loss", config.loss.to_dict(), omit=others),
             quadrature=quadrature,
             prediction_quadrature=prediction,

@@ -4,8 +4,8 @@ Pixels are features, row by row: ``(..., height * width * channel)``.
 """
 
 import math
-import numbers
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ class Image:
         for name in ("shape", "channels"):
             numbers_ = tuple(getattr(self, name))
             object.__setattr__(self, name, numbers_)
-            if not numbers_ or not all(isinstance(n, numbers.Integral) and n > 0 for n in numbers_):
+            if not numbers_ or not all(isinstance(n, int) and n > 0 for n in numbers_):
                 raise InputError(f"expected an image's {name} as whole numbers, got {numbers_}")
         if len(self.shape) != 3:
             raise InputError(
@@ -117,6 +117,15 @@ def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
     )
 
 
+@partial(jax.checkpoint, static_argnums=(2, 3))
+def convolve(images: jax.Array, kernel: jax.Array, size: int, stride: int) -> jax.Array:
+    """The `patches` times a kernel ``(size * size * channel, channels)``.
+
+    The gradient makes the patches again: they take several times the memory of the images.
+    """
+    return patches(images, size, stride) @ kernel
+
+
 class HalvingConv(nn.Module):
     """A 3x3 convolution with stride 2 and padding 1: half the height and the width."""
 
@@ -128,7 +137,7 @@ class HalvingConv(nn.Module):
         shape = (3, 3, images.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        return patches(images, 3, 2) @ kernel.reshape(-1, self.channels) + bias[None, None, None]
+        return convolve(images, kernel.reshape(-1, self.channels), 3, 2) + bias[None, None, None]
 
 
 class DoublingConv(nn.Module):
@@ -151,7 +160,7 @@ class DoublingConv(nn.Module):
         taps = np.array([[3, 1], [2, 0]])
         each = kernel[taps[:, None, :, None], taps[None, :, None, :]]  # (row, column, y, x, i, o)
         flat = jnp.transpose(each, (2, 3, 4, 0, 1, 5)).reshape(2, 2, before, -1)
-        every = patches(images, 2, 1) @ flat.reshape(4 * before, -1)
+        every = convolve(images, flat.reshape(4 * before, -1), 2, 1)
         every = every.reshape(n, height + 1, width + 1, 2, 2, self.channels)
         rows = [
             jnp.stack([every[:, a : a + height, b : b + width, a, b] for b in (0, 1)], 3)

@@ -83,7 +83,7 @@ def make_train_step(
         shown = targets.hide(kept)
 
         def objective(variables: Variables) -> tuple[jax.Array, Any]:
-            mode = {"training": True} if BATCH_STATS in variables else {}
+            mode: dict[str, Any] = {"training": True} if BATCH_STATS in variables else {}
             loss = model.loss(variables, shown, targets, loss_key, fraction_done, **mode)
             if axis is not None:  # this device's share of the loss of the global batch
                 loss = loss._replace(count=jax.lax.psum(loss.count, axis))

@@ -1,0 +1,214 @@
+"""Weizmann human actions: videos, silhouettes and labels of nine persons, Tan et al. (AAAI 2020).
+
+    python main.py --config=configs/weizmann.py --config.data.path=FOLDER      # as published
+    python main.py --config=configs/weizmann.py:rgb64 --config.data.path=CLIPS.npz
+    python main.py --config=configs/weizmann.py:silhouettes --config.data.path=classification_masks.mat
+
+FOLDER holds the original archives, bend.zip to wave2.zip, and classification_masks.mat. The presets
+:rgb64 and :silhouettes train within minutes on a CPU; each also has the form :rgb64_METHOD, with
+METHOD one of sigma_point, bfvi, b_skip, nearest. :smoke is :rgb64_sigma_point, tiny. Expected times
+and scores are in docs/weizmann.md.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jdmm import MDMM, Deletions, LossWeights, SigmaPointSSM, TrainSettings
+from jdmm.data.weizmann import Weizmann
+
+SOURCES = {
+    "rgb64": ("video", "silhouette", "person", "action"),
+    "silhouettes": ("silhouette", "action"),
+}
+"""Preset -> modalities."""
+
+METHODS = ("sigma_point", "bfvi", "b_skip", "nearest")
+
+PRESETS = (
+    "paper",
+    "smoke",
+    *SOURCES,
+    *(f"{source}_{method}" for source in SOURCES for method in METHODS),
+)
+
+
+def get_config(preset: str = "paper") -> ConfigDict:
+    """The configuration; `preset` is one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
+    config: Any = ConfigDict()
+    config.seed = 0
+    config.seeds = 1  # so many models at once, of seeds from `seed` on
+
+    config.data = ConfigDict({"name": "weizmann", **dataclasses.asdict(Weizmann())})
+    config.data.withheld = ConfigDict({"uniform": 0.0, "burst": 0.0, "modality": 0.0})
+
+    config.eval = ConfigDict()
+    config.eval.tasks = tuple(Weizmann().tasks)
+    config.eval.select = "loss"  # of the validation person's videos
+    config.eval.draws = 10
+    config.eval.calibrate = False
+    config.eval.importance = ()
+    config.eval.batch_size = 2  # whole videos
+    config.eval.seed = 0  # of what the tasks hide, and of all samples
+
+    if preset in ("paper", "smoke"):
+        source, method = "rgb64", "bfvi" if preset == "paper" else "sigma_point"
+    else:
+        source = next(name for name in SOURCES if preset.startswith(name))
+        method = preset.removeprefix(source).removeprefix("_") or "sigma_point"
+    config.data.include = SOURCES[source]
+    if method == "nearest":
+        config.model = ConfigDict({"name": "baseline", "kind": "nearest"})
+        for field in ("importance", "select"):
+            del config.eval[field]
+        return config
+
+    config.data.normalisation = "group"
+    config.data.stride = 12
+    {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
+    if preset == "paper":
+        _paper(config)
+    elif preset == "smoke":
+        _smoke(config)
+    return config
+
+
+def _train(config: Any, settings: TrainSettings) -> None:
+    """The fields of training."""
+    # the labels and silhouettes of new videos are not known
+    dropout = {"video": 0.0, "silhouette": 0.5, "person": 0.8, "action": 0.8}
+    if "video" not in config.data.include:
+        dropout["silhouette"] = 0.0
+    given = {name: dropout[name] for name in config.data.include}
+    settings = dataclasses.replace(
+        settings, deletions=dataclasses.replace(settings.deletions, modality_dropout=given)
+    )
+    train = dataclasses.asdict(settings)
+    for name in ("epochs", "batch_size", "learning_rate"):
+        config[name] = train.pop(name)
+    config.train = ConfigDict(train)
+    config.loss.multipliers = {
+        name: 10.0 if name in ("person", "action") else 1.0 for name in config.data.include
+    }
+
+
+DELETIONS = Deletions(
+    burst=0.2,
+    gap_one_modality=0.0,
+    gap_all_modalities=0.3,
+    gap_all_modalities_range=(0.2, 0.5),
+    scattered_steps=0.3,
+)
+
+
+def _sigma_point(config: Any) -> None:
+    """The model with full covariance, its observations encoded; learned by the filtering bound."""
+    model = SigmaPointSSM
+    config.model = ConfigDict({"name": "sigma_point", "latent": 16, "hidden": 64})
+    config.model.emission = "mlp"
+    config.model.updates = {name: "encoder" for name in config.data.include}
+    config.inference = ConfigDict()
+    for prefix in ("", "prediction_"):
+        quadrature = getattr(model, f"{prefix}quadrature")
+        for name in ("rule", "particles", "order"):
+            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
+    config.inference.iterations = 0
+    config.inference.tolerance = model.tolerance
+    config.loss = ConfigDict({"objective": "bound", "decoded_samples": 1})
+    _train(
+        config,
+        TrainSettings(
+            epochs=100,
+            learning_rate=3e-3,
+            weight_decay=0.0,
+            beta_rise=0.2,
+            beta_peak=1.0,
+            beta_final=1.0,
+            validate_every=10,
+            deletions=DELETIONS,
+        ),
+    )
+
+
+def _bfvi(config: Any) -> None:
+    """Backward-forward variational inference, at a size for a CPU."""
+    config.model = ConfigDict({"name": "mdmm", "latent": 32, "hidden": 64})
+    config.inference = ConfigDict({"covariance": MDMM.covariance})
+    for prefix in ("", "prediction_"):
+        quadrature = getattr(MDMM, f"{prefix}quadrature")
+        for name in ("rule", "particles", "order"):
+            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
+    weights = LossWeights(filter=0.0, smoother=1.0, time_reversal=0.0)
+    config.loss = ConfigDict({**dataclasses.asdict(weights), "multipliers": {}})
+    _train(
+        config,
+        TrainSettings(
+            epochs=100,
+            learning_rate=3e-3,
+            weight_decay=0.0,
+            beta_rise=0.2,
+            beta_peak=1.0,
+            beta_final=1.0,
+            validate_every=10,
+            deletions=DELETIONS,
+        ),
+    )
+
+
+def _b_skip(config: Any) -> None:
+    """A structured inference network: backward recurrent networks that skip what is missing."""
+    config.model = ConfigDict({"name": "structured_inference", "latent": 32, "hidden": 64})
+    config.model.direction = "backward"
+    config.model.missing = "skip"
+    config.model.features_to_combiner = True
+    config.loss = ConfigDict({"unimodal": 0.0})
+    _train(
+        config,
+        TrainSettings(
+            epochs=100,
+            learning_rate=3e-3,
+            weight_decay=0.0,
+            beta_rise=0.2,
+            beta_peak=1.0,
+            beta_final=1.0,
+            validate_every=10,
+            deletions=DELETIONS,
+        ),
+    )
+
+
+def _paper(config: Any) -> None:
+    """The published settings: table S2 of Tan et al."""
+    config.data.normalisation = "batch"
+    config.data.stride = config.data.segment
+    config.model.latent = config.model.hidden = 256
+    config.inference.rule = config.inference.prediction_rule = "particles"
+    config.loss.filter = config.loss.smoother = 0.5
+    config.loss.filter_fade = (1.0, 1.0)
+    config.loss.filter_unimodal = config.loss.smoother_unimodal = 1.0
+    config.epochs = 400
+    config.learning_rate = 5e-4
+    config.train.weight_decay = 1e-4
+    config.train.schedule = "constant"
+    config.train.warmup = 0.0
+    config.train.clip_norm = 0.0
+    config.train.ema_decay = 0.0
+    config.train.beta_rise = 0.625  # 250 epochs
+    config.train.deletions.gap_all_modalities = 0.0
+    config.train.deletions.scattered_steps = 0.0
+    config.train.deletions.modality_dropout = {name: 0.0 for name in config.data.include}
+
+
+def _smoke(config: Any) -> None:
+    """Everything, small."""
+    config.data.channels = (2, 2, 2)
+    config.data.stride = config.data.segment
+    config.model.latent = 2
+    config.model.hidden = 4
+    config.epochs = 2
+    config.train.validate_every = 1
+    config.eval.tasks = ("reconstruction", "forward_extrapolation")
+    config.eval.draws = 2

@@ -1,0 +1,179 @@
+"""The Weizmann human actions in files: clips of one person and one action each.
+
+Gorelick, Blank, Shechtman, Irani & Basri, *Actions as Space-Time Shapes*, PAMI 2007. Three forms
+are read: the original archives, the original file of silhouettes alone, and an `.npz` file of
+clips that are 64x64 already.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jdmm.errors import InputError
+
+PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
+ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
+
+REPEATED = ("run", "skip", "walk")
+"""Actions that one person does twice: their clips end in 1 or 2."""
+
+MASKS = "classification_masks.mat"
+
+FRAME = (144, 180)
+"""Height and width of the original frames."""
+
+CROP, SIZE = 128, 64
+"""Side of the square in the middle that is kept, and of the image that it becomes."""
+
+
+class Clip(NamedTuple):
+    """One recording, pixels from 0 to 255.
+
+    Attributes:
+        name: "<person>_<action>", as in the files.
+        person: one of `PERSONS`.
+        action: one of `ACTIONS`.
+        video: ``(time, 64, 64, 3)`` uint8, or None.
+        silhouette: ``(time, 64, 64, 1)`` uint8, 0 or 255, or None.
+    """
+
+    name: str
+    person: str
+    action: str
+    video: np.ndarray | None
+    silhouette: np.ndarray | None
+
+
+def read_clips(path: Path) -> list[Clip]:
+    """All clips of a source, ordered by name.
+
+    Args:
+        path: a folder with the original archives, their `.mat` file of silhouettes, or an `.npz`
+            file of clips.
+
+    Raises:
+        InputError: if it is none of these, or cannot be read. The message names the file.
+    """
+    if path.is_dir():
+        from jdmm.data.weizmann_archives import read_archives  # imports tensorflow-datasets
+
+        clips = read_archives(path)
+    elif path.suffix == ".mat":
+        silhouettes = read_silhouettes(path)
+        clips = [make_clip(path, name, None, own) for name, own in silhouettes.items()]
+    elif path.suffix == ".npz":
+        clips = _read_npz(path)
+    else:
+        got = path.name if path.exists() else f"{path}, which does not exist"
+        raise InputError(
+            f"expected data.path as a folder of archives, {MASKS} or an .npz file of clips, got "
+            f"{got}"
+        )
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def make_clip(
+    path: Path, name: str, video: np.ndarray | None, silhouette: np.ndarray | None
+) -> Clip:
+    """A clip, its person and action found in its name.
+
+    Raises:
+        InputError: for a name that has no known person and action, or a clip without frames,
+            naming the file `path`.
+    """
+    person, _, action = name.partition("_")
+    if action[:-1] in REPEATED and action[-1] in "12":
+        action = action[:-1]
+    if person not in PERSONS or action not in ACTIONS:
+        raise InputError(
+            f"{path}: expected clips named <person>_<action>, persons {', '.join(PERSONS)} and "
+            f"actions {', '.join(ACTIONS)}, got {name!r}"
+        )
+    for pixels in (video, silhouette):
+        if pixels is not None and not len(pixels):
+            raise InputError(f"{path}: expected frames in the clip {name}, got none")
+    return Clip(name, person, action, video, silhouette)
+
+
+def resize(frames: np.ndarray) -> np.ndarray:
+    """The square in the middle of frames ``(time, 144, 180, channel)``, ``(time, 64, 64, ...)``."""
+    top, left = ((extent - CROP) // 2 for extent in FRAME)
+    frames = frames[:, top : top + CROP, left : left + CROP]
+    small = [
+        np.asarray(Image.fromarray(frame.squeeze()).resize((SIZE, SIZE), Image.Resampling.BOX))
+        for frame in frames
+    ]
+    return np.stack(small).reshape(len(frames), SIZE, SIZE, frames.shape[-1])
+
+
+def read_silhouettes(path: Path) -> dict[str, np.ndarray]:
+    """Name -> silhouettes ``(time, 64, 64, 1)``, 0 or 255, of the original file.
+
+    Raises:
+        InputError: if the file cannot be read, or is not in the original form, naming it.
+    """
+    from scipy.io import loadmat  # slow to import
+
+    try:
+        every = loadmat(path, variable_names=["original_masks"])["original_masks"]
+        masks = {name: np.asarray(every[name][0, 0]) for name in every.dtype.names}
+    except Exception as error:  # damaged files make scipy raise errors of any kind
+        raise InputError(
+            f"{path}: expected the original file of silhouettes, with fields of original_masks, "
+            f"got {type(error).__name__}: {str(error)[:80]}"
+        ) from error
+    found = {}
+    for name, mask in masks.items():
+        if mask.ndim != 3 or mask.shape[:2] != FRAME:
+            raise InputError(
+                f"{path}: expected silhouettes of 144 x 180 pixels and some frames in {name}, got "
+                f"{mask.shape}"
+            )
+        frames = 255 * (np.moveaxis(mask, -1, 0)[..., None] > 0).astype(np.uint8)
+        found[name] = np.where(resize(frames) >= 128, 255, 0).astype(np.uint8)
+    return found
+
+
+def fingerprint(files: Mapping[str, Path]) -> str:
+    """A short text that changes with the files: their names, sizes and times."""
+    seen = [(name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in files.items()]
+    return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()[:16]
+
+
+def _read_npz(path: Path) -> list[Clip]:
+    """Clips of arrays ``<person>_<action>_video`` and ``<person>_<action>_mask``."""
+    arrays = _load(path)
+    clips = []
+    for name in sorted(key.removesuffix("_video") for key in arrays if key.endswith("_video")):
+        video, mask = arrays[f"{name}_video"], arrays.get(f"{name}_mask")
+        wanted = {"video": (video, (SIZE, SIZE, 3)), "mask": (mask, (SIZE, SIZE))}
+        for kind, (array, shape) in wanted.items():
+            if array is not None and (array.dtype != np.uint8 or array.shape[1:] != shape):
+                raise InputError(
+                    f"{path}: expected {name}_{kind} of uint8 (time, {', '.join(map(str, shape))}),"
+                    f" got {array.dtype} {array.shape}"
+                )
+        if mask is not None and len(mask) != len(video):
+            raise InputError(
+                f"{path}: expected as many silhouettes as frames in {name}, got {len(mask)} and "
+                f"{len(video)}"
+            )
+        own = None if mask is None else np.where(mask[..., None] > 0, 255, 0).astype(np.uint8)
+        clips.append(make_clip(path, name, video, own))
+    if not clips:
+        raise InputError(f"{path}: expected arrays <person>_<action>_video, got none")
+    return clips
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise InputError(f"{path}: expected an .npz file of clips, got {reason}") from error
