@@ -2,9 +2,10 @@
 
     python main.py --config=configs/weizmann.py --config.data.path=FOLDER      # as published
     python main.py --config=configs/weizmann.py:rgb64 --config.data.path=CLIPS.npz
-    python main.py --config=configs/weizmann.py:silhouettes --config.data.path=classification_masks.mat
+    python main.py --config=configs/weizmann.py:silhouettes --config.data.path=MASKS.mat
 
-FOLDER holds the original archives, bend.zip to wave2.zip, and classification_masks.mat. The presets
+FOLDER holds the original archives, bend.zip to wave2.zip, and classification_masks.mat, which MASKS
+stands for; CLIPS is a file of clips of 64x64 pixels (jdmm/data/weizmann_files.py). The presets
 :rgb64 and :silhouettes train within minutes on a CPU; each also has the form :rgb64_METHOD, with
 METHOD one of sigma_point, bfvi, b_skip, nearest. :smoke is :rgb64_sigma_point, tiny. Expected times
 and scores are in docs/weizmann.md.
@@ -61,13 +62,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
         method = preset.removeprefix(source).removeprefix("_") or "sigma_point"
     config.data.include = SOURCES[source]
     if method == "nearest":
-        config.model = ConfigDict({"name": "baseline", "kind": "nearest"})
-        for field in ("importance", "select"):
-            del config.eval[field]
+        config.model = ConfigDict({"name": "nearest"})
+        del config.eval.select
         return config
 
     config.data.normalisation = "group"
-    config.data.stride = 12
+    config.data.channels = (8, 16, 32)
     {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
     if preset == "paper":
         _paper(config)
@@ -91,7 +91,7 @@ def _train(config: Any, settings: TrainSettings) -> None:
         config[name] = train.pop(name)
     config.train = ConfigDict(train)
     config.loss.multipliers = {
-        name: 10.0 if name in ("person", "action") else 1.0 for name in config.data.include
+        name: 100.0 if name in ("person", "action") else 1.0 for name in config.data.include
     }
 
 
@@ -107,7 +107,7 @@ DELETIONS = Deletions(
 def _sigma_point(config: Any) -> None:
     """The model with full covariance, its observations encoded; learned by the filtering bound."""
     model = SigmaPointSSM
-    config.model = ConfigDict({"name": "sigma_point", "latent": 16, "hidden": 64})
+    config.model = ConfigDict({"name": "sigma_point", "latent": 32, "hidden": 64})
     config.model.emission = "mlp"
     config.model.updates = {name: "encoder" for name in config.data.include}
     config.inference = ConfigDict()
@@ -121,7 +121,8 @@ def _sigma_point(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=100,
+            epochs=80,
+            batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
             beta_rise=0.2,
@@ -146,7 +147,8 @@ def _bfvi(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=100,
+            epochs=80,
+            batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
             beta_rise=0.2,
@@ -168,7 +170,8 @@ def _b_skip(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=100,
+            epochs=80,
+            batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
             beta_rise=0.2,
@@ -183,14 +186,18 @@ def _b_skip(config: Any) -> None:
 def _paper(config: Any) -> None:
     """The published settings: table S2 of Tan et al."""
     config.data.normalisation = "batch"
-    config.data.stride = config.data.segment
+    config.data.channels = Weizmann.channels
     config.model.latent = config.model.hidden = 256
     config.inference.rule = config.inference.prediction_rule = "particles"
     config.loss.filter = config.loss.smoother = 0.5
     config.loss.filter_fade = (1.0, 1.0)
     config.loss.filter_unimodal = config.loss.smoother_unimodal = 1.0
     config.epochs = 400
+    config.batch_size = 25
     config.learning_rate = 5e-4
+    config.loss.multipliers = {
+        name: 10.0 if name in ("person", "action") else 1.0 for name in config.data.include
+    }
     config.train.weight_decay = 1e-4
     config.train.schedule = "constant"
     config.train.warmup = 0.0
@@ -205,7 +212,6 @@ def _paper(config: Any) -> None:
 def _smoke(config: Any) -> None:
     """Everything, small."""
     config.data.channels = (2, 2, 2)
-    config.data.stride = config.data.segment
     config.model.latent = 2
     config.model.hidden = 4
     config.epochs = 2

@@ -187,7 +187,6 @@ class Dataset(abc.ABC):
             *({m.name: np.asarray(tree[m.name])[:DRAWN] for m in self.modalities} for tree in trees)
         )
 
-
     def _strips(self, split: Split, outcome: Outcome) -> list[Strip]:
         """The first series with images: what is true, what was shown and what is predicted."""
         labels = [m.name for m in self.modalities if isinstance(m.likelihood, Categorical)]

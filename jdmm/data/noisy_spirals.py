@@ -133,7 +133,6 @@ def _read(root: Path) -> tuple[Arrays, Arrays]:
         return train, test
     except Exception as error:  # damaged files make the readers raise errors of any kind
         raise InputError(
-            f"expected the noisy spirals in {prepared_dir(NoisySpirals, root)}, got files that cannot be read "
-            f"({one_line(error)}): delete it, and the next run makes them again"
+            f"expected the noisy spirals in {prepared_dir(NoisySpirals, root)}, got files that "
+            f"cannot be read ({one_line(error)}): delete it, and the next run makes them again"
         ) from error
-

@@ -142,11 +142,12 @@ def _videos(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _decode(where: str, content: bytes) -> np.ndarray:
     """The frames of one video."""
     import av  # slow to import
+    import av.error
 
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.error.FFmpegError, IndexError, OSError) as error:
         raise InputError(f"{where}: expected a video, got {one_line(error)}") from error
     if not frames:
         raise InputError(f"{where}: expected a video with frames, got none")

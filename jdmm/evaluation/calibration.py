@@ -21,11 +21,11 @@ from jax import numpy as jnp
 
 from jdmm.compiling import Static
 from jdmm.errors import InputError
+from jdmm.evaluation.batching import batches
 from jdmm.evaluation.prediction import (
     LEVEL,
     UNCALIBRATED,
     Calibration,
-    batches,
     check_same_shape,
     probability_integral_transform,
     warn_of_few_samples,

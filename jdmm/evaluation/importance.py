@@ -6,7 +6,7 @@ Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016. Th
 K; at K = 1 it is the evidence lower bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ from jax.scipy import special
 
 from jdmm.compiling import Static
 from jdmm.errors import InputError
-from jdmm.evaluation.prediction import batches
+from jdmm.evaluation.batching import batches
+from jdmm.inference.smoothing import PosteriorPath
+from jdmm.likelihoods import Raw
 from jdmm.models.base import ExactLikelihood, Model, Variables
 from jdmm.series import Series
 
@@ -61,7 +63,7 @@ def log_likelihood_bounds(
         InputError: for a model that knows its likelihood, series that disagree with the model, no
             K, or one below 1.
     """
-    _check(model, series)
+    check(model, series)
     if not num_samples or min(num_samples) < 1:
         raise InputError(
             f"expected num_samples of one or more numbers of at least 1, got {tuple(num_samples)}"
@@ -90,7 +92,12 @@ def bounds_of_batch(
     chunk = min(largest, CHUNK)
     keys = jax.random.split(key, -(-largest // chunk))
     each = jax.lax.map(lambda own: log_weights(model, variables, series, own, chunk), keys)
-    weights = each.reshape(-1, series.batch)[:largest]
+    return bounds_of_weights(each.reshape(-1, series.batch)[:largest], num_samples)
+
+
+def bounds_of_weights(log_weights: jax.Array, num_samples: Sequence[int]) -> LogLikelihoodBounds:
+    """The bounds from log weights ``(sample, batch)``, as many samples as the largest K or more."""
+    weights = log_weights[: max(num_samples)]
     bounds = {count: importance_bound(weights, count) for count in num_samples}
     return LogLikelihoodBounds(bounds, effective_sample_size(weights))
 
@@ -106,9 +113,16 @@ def log_weights(
     Raises:
         InputError: for a model that knows its likelihood, or series that disagree with it.
     """
-    _check(model, series)
+    check(model, series)
     path = model.posterior_samples(variables, series, key, num_samples)
-    raw = model.emissions(variables, path.states)
+    return weights_of(model, series, path, model.emissions(variables, path.states))
+
+
+def weights_of(
+    model: Model, series: Series, path: PosteriorPath, raw: Mapping[str, Raw]
+) -> jax.Array:
+    """`log_weights` of sample paths ``(sample, batch, ...)`` and their raw emission outputs."""
+    num_samples = path.states.shape[0]
     total = jnp.zeros((num_samples, series.batch))
     for name, likelihood in model.likelihoods.items():
         shape = (num_samples, *series.values[name].shape)
@@ -135,7 +149,12 @@ def effective_sample_size(log_weights: jax.Array) -> jax.Array:
     )
 
 
-def _check(model: Model, series: Series) -> None:
+def check(model: Model, series: Series) -> None:
+    """Checks that the likelihood of these series can be estimated.
+
+    Raises:
+        InputError: for a model that knows its likelihood, or series that disagree with it.
+    """
     if isinstance(model, ExactLikelihood):
         raise InputError(
             f"expected a model without an exact likelihood, got {type(model).__name__}: call "

@@ -8,7 +8,7 @@ everything observed x, averages the emission distribution over the posterior:
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from jax import numpy as jnp
 
 from jdmm.compiling import Static
 from jdmm.errors import InputError
+from jdmm.evaluation import importance
+from jdmm.evaluation.batching import bucketed_batches
 from jdmm.inference.gaussian import Moments
-from jdmm.likelihoods import mixture_log_prob
+from jdmm.likelihoods import Categorical, mixture_log_prob
 from jdmm.models.base import Model, Variables
 from jdmm.series import Series
 
@@ -38,9 +40,6 @@ class Calibration(NamedTuple):
     posterior: float = 1.0
     emission: float = 1.0
 
-
-BUCKETS = 4
-"""Series of different lengths are predicted in batches of so many numbers of steps."""
 
 UNCALIBRATED = Calibration()
 """The default: the model's own posterior and emissions."""
@@ -74,6 +73,8 @@ class Prediction(NamedTuple):
     crps: the continuous ranked probability score of the targets.
     states: mean and variance of the states on the path of posterior means, ``(batch, time,
         latent)``.
+    log_weights: log p(x, z) - log q(z | x) of the posterior samples in nats, ``(batch, sample)``,
+        x being what is observed; None unless asked for. See `jdmm.evaluation.importance`.
     """
 
     mean: dict[str, Any]
@@ -87,6 +88,7 @@ class Prediction(NamedTuple):
     pit: dict[str, Any]
     crps: dict[str, Any]
     states: Moments
+    log_weights: Any = None
 
 
 def predict(
@@ -100,6 +102,7 @@ def predict(
     *,
     level: float = LEVEL,
     return_samples: bool = False,
+    return_log_weights: bool = False,
 ) -> Prediction:
     """Predicts every value of one batch from what is observed of it.
 
@@ -118,17 +121,19 @@ def predict(
             that of a category.
         level: probability of the central interval between `lower` and `upper`.
         return_samples: whether to return the samples.
+        return_log_weights: whether to return the importance weights of the samples.
 
     Raises:
         InputError: if the series or the targets disagree with the model or with each other, or for
             an impossible number.
     """
-    _check(model, series, num_samples, targets, level, return_samples)
+    _check(model, series, num_samples, targets, level, return_samples, return_log_weights)
     tails = (1 - level) / 2, (1 + level) / 2
     return predict_batch(
         Static(model),
         num_samples,
         return_samples,
+        return_log_weights,
         variables,
         series,
         targets,
@@ -150,6 +155,7 @@ def predict_all(
     *,
     level: float = LEVEL,
     return_samples: bool = False,
+    return_log_weights: bool = False,
 ) -> Prediction:
     """`predict` in batches of `batch_size` series, as numpy arrays.
 
@@ -159,7 +165,7 @@ def predict_all(
     Raises:
         InputError: as `predict`, or for a batch size below 1.
     """
-    _check(model, series, num_samples, targets, level, return_samples)
+    _check(model, series, num_samples, targets, level, return_samples, return_log_weights)
     tails = (1 - level) / 2, (1 + level) / 2
     series, targets = jax.device_get((series, targets))
     pieces, places = [], []
@@ -168,6 +174,7 @@ def predict_all(
             Static(model),
             num_samples,
             return_samples,
+            return_log_weights,
             variables,
             series.take(rows).until(steps),
             None if targets is None else targets.take(rows).until(steps),
@@ -188,11 +195,12 @@ def predict_all(
     return joined._replace(samples=samples)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def predict_batch(
     static: Static[Model],
     num_samples: int,
     return_samples: bool,
+    return_log_weights: bool,
     variables: Variables,
     series: Series,
     targets: Series | None,
@@ -210,7 +218,7 @@ def predict_batch(
     else:
         path, paths = model.posterior_mean(variables, series, mean_key), None
     point = model.emissions(variables, path.states)
-    fields = {field: {} for field in Prediction._fields if field != "states"}
+    fields = {name: {} for name in Prediction._fields if name not in ("states", "log_weights")}
     prediction = Prediction(**fields, states=path.posterior)
     for name, likelihood in likelihoods.items():
         prediction.mean[name] = likelihood.mean(point[name])
@@ -230,6 +238,9 @@ def predict_batch(
         prediction.samples.update(pixels.samples)
     else:
         emissions = model.emissions(variables, paths.states)
+    if return_log_weights:
+        weights = importance.weights_of(model, series, paths, emissions)
+        prediction = prediction._replace(log_weights=weights.T)
     for index, (name, likelihood) in enumerate(likelihoods.items()):
         if name in images:
             continue
@@ -352,40 +363,6 @@ def ranked_probability_score(samples: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.mean(jnp.abs(samples - value[None]), 0) - spread
 
 
-def batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of one size; the last batch is filled up with the last row.
-
-    Raises:
-        InputError: for a size below 1.
-    """
-    if size < 1:
-        raise InputError(f"expected a batch size of at least 1, got {size}")
-    size = min(size, count)
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1)
-
-
-def bucketed_batches(lengths: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Row numbers in batches of one size, and the number of time steps of each batch.
-
-    Series of similar length share a batch, which ends at a multiple of a quarter of the longest
-    series: padding costs little, and there are at most `BUCKETS` shapes to compile.
-
-    Args:
-        lengths: number of steps of each series, ``(batch,)``.
-        size: series of a batch.
-
-    Raises:
-        InputError: for a size below 1.
-    """
-    longest = max(int(lengths.max(initial=1)), 1)
-    edges = np.unique(-(-longest * np.arange(1, BUCKETS + 1) // BUCKETS))
-    bucket = np.searchsorted(edges, lengths)
-    for number, steps in enumerate(edges):
-        if len(members := np.flatnonzero(bucket == number)):
-            yield from ((members[rows], int(steps)) for rows in batches(len(members), size))
-
-
 def _padded(prediction: Prediction, num_steps: int) -> Prediction:
     """The prediction with zeros up to `num_steps` steps."""
 
@@ -395,8 +372,9 @@ def _padded(prediction: Prediction, num_steps: int) -> Prediction:
         return np.pad(leaf, width) if num_steps > leaf.shape[axis] else leaf
 
     samples = jax.tree.map(lambda leaf: pad(leaf, 2), prediction.samples)
-    rest = jax.tree.map(lambda leaf: pad(leaf, 1), prediction._replace(samples={}))
-    return rest._replace(samples=samples)
+    rest = prediction._replace(samples={}, log_weights=None)
+    padded = jax.tree.map(lambda leaf: pad(leaf, 1), rest)
+    return padded._replace(samples=samples, log_weights=prediction.log_weights)
 
 
 def check_same_shape(series: Series, targets: Series) -> None:
@@ -435,6 +413,7 @@ def _check(
     targets: Series | None,
     level: float,
     return_samples: bool,
+    return_log_weights: bool,
 ) -> None:
     model.check(series)
     if targets is not None:
@@ -444,8 +423,18 @@ def _check(
         raise InputError(f"expected num_samples of at least 0, got {num_samples}")
     if not 0 < level < 1:
         raise InputError(f"expected a level between 0 and 1, such as 0.95, got {level}")
-    if num_samples == 0 and (targets is not None or return_samples):
+    if return_log_weights and any(modality.image is not None for modality in model.modalities):
+        raise InputError(
+            "expected no return_log_weights for images, whose samples are not kept: use "
+            "log_likelihood_bounds"
+        )
+    if return_log_weights:
+        importance.check(model, series)
+    if num_samples == 0 and (targets is not None or return_samples or return_log_weights):
         what = "targets" if targets is not None else "return_samples"
         raise InputError(f"expected num_samples of at least 1 with {what}, got 0")
-    if num_samples:
+    intervals = any(
+        m.image is None and not isinstance(m.likelihood, Categorical) for m in model.modalities
+    )
+    if num_samples and intervals:
         warn_of_few_samples(num_samples, level)

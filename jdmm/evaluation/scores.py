@@ -191,10 +191,10 @@ def _image_scores(modality: Modality, prediction: Prediction, series: Series) ->
     """Structural similarity and squared error of all observed frames of one modality."""
     assert modality.image is not None
     name, shape = modality.name, modality.image.shape
-    observed = np.asarray(series.observed[name]).all(-1)
+    observed: np.ndarray = np.all(np.asarray(series.observed[name]), axis=-1)
     truth, mean = (np.asarray(tree[name]) for tree in (series.values, prediction.mean))
     each = []
-    for row in np.flatnonzero(observed.any(1)):
+    for row in np.flatnonzero(np.any(observed, axis=1)):
         frames = [pixels[row][observed[row]].reshape(-1, *shape) for pixels in (truth, mean)]
         each.append((ssim(*frames).mean(), np.mean((frames[0] - frames[1]) ** 2)))
     if not each:

@@ -65,7 +65,7 @@ def evaluate(
                 task: scores.score(prediction, shown, data[split], experiment.dataset.modalities)
                 for task, (prediction, shown) in outcomes.items()
             },
-            "log_likelihood": log_likelihood(experiment, variables, data[split].series),
+            "log_likelihood": log_likelihood(experiment, variables, data[split].series, outcomes),
         }
         results["evaluate_seconds"] = time.perf_counter() - began
         figures = report.draw_figures(experiment.dataset, directory, suffix, data[split], outcomes)
@@ -96,6 +96,7 @@ def predict_tasks(
         shown.replace(values=scores.scored_values(shown, split)),  # type: ignore[attr-defined]
         evaluation.batch_size,
         scales,
+        return_log_weights=_weights_are_free(experiment, scales),
     )
     rows = np.split(np.arange(shown.batch), len(names))
     return {
@@ -104,24 +105,49 @@ def predict_tasks(
     }
 
 
-def log_likelihood(experiment: Experiment, variables: Any, series: Series) -> dict[str, float]:
-    """Log-likelihood in nats per step: "exact", or "bound<K>" and "effective_draws"."""
+def log_likelihood(
+    experiment: Experiment, variables: Any, series: Series, outcomes: report.Outcomes
+) -> dict[str, float]:
+    """Log-likelihood in nats per step: "exact", or "bound<K>" and "effective_draws".
+
+    Bounds are those of the samples of a task that shows everything, if its prediction has their
+    weights, else of new samples.
+    """
     model, evaluation = experiment.model, experiment.evaluation
     steps = float(np.sum(series.lengths))
     if isinstance(model, ExactLikelihood):
         return {"exact": float(jnp.sum(jax.jit(model.log_likelihood)(variables, series)) / steps)}
     if not evaluation.importance:
         return {}
-    found = importance.log_likelihood_bounds(
-        model,
-        variables,
-        series,
-        jax.random.key(evaluation.seed),
-        evaluation.importance,
-        evaluation.batch_size,
-    )
+    for prediction, shown in outcomes.values():
+        complete = jax.tree.map(np.array_equal, dict(shown.observed), dict(series.observed))
+        if prediction.log_weights is not None and all(complete.values()):
+            weights = prediction.log_weights.T
+            found = importance.bounds_of_weights(weights, evaluation.importance)
+            break
+    else:
+        found = importance.log_likelihood_bounds(
+            model,
+            variables,
+            series,
+            jax.random.key(evaluation.seed),
+            evaluation.importance,
+            evaluation.batch_size,
+        )
     bounds = {f"bound{count}": float(each.sum() / steps) for count, each in found.bounds.items()}
     return {**bounds, "effective_draws": float(found.effective.mean())}
+
+
+def _weights_are_free(experiment: Experiment, scales: Calibration) -> bool:
+    """Whether the samples of the predictions also give the bounds of the log-likelihood."""
+    counts, model = experiment.evaluation.importance, experiment.model
+    return (
+        bool(counts)
+        and max(counts) <= experiment.evaluation.draws  # type: ignore[type-var, arg-type]
+        and scales == UNCALIBRATED  # these samples are from q itself
+        and not isinstance(model, ExactLikelihood)
+        and not any(modality.image is not None for modality in model.modalities)
+    )
 
 
 def calibrated(

@@ -311,4 +311,4 @@ def _merge(leaf: jax.Array) -> jax.Array:
 
 def _split(leaf: jax.Array, time: int) -> jax.Array:
     """The inverse of `_merge`."""
-    return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], time, -1), -2, 0)
+    return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], time, leaf.shape[-1] // time), -2, 0)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from jdmm.series import Array
 
-MAX_UNROLLED = 16
+MAX_UNROLLED = 10
 """Most rows for which loops are unrolled; the compiler's time grows with their number."""
 
 LEAST_NORM = 1e-30

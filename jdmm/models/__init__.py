@@ -5,6 +5,7 @@ from jdmm.models.baselines import ImputationBaseline
 from jdmm.models.linear_gaussian import LinearGaussianSSM
 from jdmm.models.mdmm import MDMM
 from jdmm.models.mvae import MVAE
+from jdmm.models.nearest import NearestValue
 from jdmm.models.sigma_point import SigmaPointSSM
 from jdmm.models.structured_inference import StructuredInference
 from jdmm.models.vrnn import VRNN
@@ -17,4 +18,5 @@ MODELS: dict[str, type[Model]] = {
     "vrnn": VRNN,
     "linear_gaussian": LinearGaussianSSM,
     "baseline": ImputationBaseline,
+    "nearest": NearestValue,
 }

@@ -63,7 +63,10 @@ def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -
     """The inputs of a plain layer from ``(..., feature)``: numbers, or one-hot categories.
 
     With more than one feature the mask is part of the inputs, because a 0 may be a value or a gap.
+    Images are the inputs of convolutions, without the mask.
     """
+    if modality.image is not None:
+        return values
     if isinstance(modality.likelihood, Categorical):
         onehot = jax.nn.one_hot(values.astype(jnp.int32), modality.likelihood.classes)
         values = jnp.where(observed[..., None], onehot, 0.0).reshape(*values.shape[:-1], -1)

@@ -33,7 +33,13 @@ from jdmm.models.emission import (
     refuse_encoders,
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups
-from jdmm.networks import GRU, GatedTransition, StateDense, passthrough_initializers
+from jdmm.networks import (
+    GRU,
+    GatedTransition,
+    ImageEmbedding,
+    StateDense,
+    passthrough_initializers,
+)
 from jdmm.series import Series
 
 DIRECTIONS, MISSING = ("forward", "backward"), ("mask", "skip")
@@ -59,7 +65,12 @@ class Networks(nn.Module):
         """Makes the submodules."""
         names = [modality.name for modality in self.modalities]
         self.transition = GatedTransition(self.latent, self.hidden, identity=True)
-        self.embeddings = {name: StateDense(self.hidden) for name in names}
+        self.embeddings = {
+            m.name: StateDense(self.hidden)
+            if m.image is None
+            else ImageEmbedding(self.hidden, m.image)
+            for m in self.modalities
+        }
         self.recurrent = {name: GRU(self.hidden) for name in names}
         self.starts = {
             name: self.param(f"start_{name}", nn.initializers.zeros, (self.hidden, 1))

@@ -1,7 +1,7 @@
 """Flax modules: encoders, decoders, transitions, recurrent networks."""
 
 from jdmm.networks.dense import StateDense, passthrough_initializers
-from jdmm.networks.images import Image, ImageDecoder, ImageEncoder
+from jdmm.networks.images import Image, ImageDecoder, ImageEmbedding, ImageEncoder
 from jdmm.networks.mlp import HomoscedasticDecoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.recurrent import GRU
 from jdmm.networks.statistics import BATCH_STATS, BatchNorm
@@ -15,6 +15,7 @@ __all__ = [
     "HomoscedasticDecoder",
     "Image",
     "ImageDecoder",
+    "ImageEmbedding",
     "ImageEncoder",
     "LabelEncoder",
     "MLPDecoder",

@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jdmm.errors import InputError
 from jdmm.inference.gaussian import Moments
 from jdmm.likelihoods import Likelihood, Normal, Raw, constrain_sd, unconstrain_sd
+from jdmm.networks.dense import StateDense
 from jdmm.networks.statistics import BatchNorm
 
 PIXEL_SD = 0.1
@@ -172,20 +173,18 @@ class DoublingConv(nn.Module):
         )
 
 
-class ImageEncoder(nn.Module):
-    """The evidence p(z | x) / p(z) of images: 3x3 convolutions with stride 2, then dense layers.
+class ImageFeatures(nn.Module):
+    """3x3 convolutions with stride 2.
 
     Attributes:
-        latent: D.
         image: shape, channels of each convolution, and normalisation after all but the last.
     """
 
-    latent: int
     image: Image
 
     @nn.compact
-    def __call__(self, values: jax.Array, observed: jax.Array) -> Moments:
-        """Moments ``(..., latent)`` from pixels and masks ``(..., pixel)``."""
+    def __call__(self, values: jax.Array, observed: jax.Array) -> jax.Array:
+        """Features ``(..., feature)`` from pixels and masks ``(..., pixel)``."""
         batch = values.shape[:-1]
         inner = jnp.where(observed, values, 0.0).reshape(-1, *self.image.shape)
         counted = jnp.any(observed, -1).reshape(-1)
@@ -195,9 +194,45 @@ class ImageEncoder(nn.Module):
             if i < last:
                 norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
                 inner = nn.relu(norm(inner, counted))
-        inner = inner.reshape(*batch, -1)
+        return inner.reshape(*batch, -1)
+
+
+class ImageEncoder(nn.Module):
+    """The evidence p(z | x) / p(z) of images: convolutions, then dense layers.
+
+    Attributes:
+        latent: D.
+        image: form of the images, and sizes of the convolutions.
+    """
+
+    latent: int
+    image: Image
+
+    @nn.compact
+    def __call__(self, values: jax.Array, observed: jax.Array) -> Moments:
+        """Moments ``(..., latent)`` from pixels and masks ``(..., pixel)``."""
+        inner = ImageFeatures(self.image, name="features")(values, observed)
         mean = nn.Dense(self.latent, name="mean")(inner)
         return Moments(mean, constrain_sd(nn.Dense(self.latent, name="sd")(inner)) ** 2)
+
+
+class ImageEmbedding(nn.Module):
+    """Convolutions and a dense layer, for recurrent networks.
+
+    Attributes:
+        units: number of outputs.
+        image: form of the images, and sizes of the convolutions.
+    """
+
+    units: int
+    image: Image
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """``(pixel, n)`` -> ``(units, n)``; missing pixels are 0."""
+        seen = jnp.ones(pixels.T.shape, bool)
+        inner = ImageFeatures(self.image, name="features")(pixels.T, seen)
+        return StateDense(self.units, name="embedding")(inner.T)
 
 
 class ImageDecoder(nn.Module):

@@ -49,7 +49,7 @@ def storyboard(strips: Sequence[Strip]) -> Figure:
     heights = [len(strip.rows) + 0.6 for strip in strips]
     figure = Figure(figsize=(1.1 * FRAMES + 1, 1.1 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(strips), 1, height_ratios=heights)
-    for place, strip in zip(grid, strips, strict=True):
+    for place, strip in zip([grid[i] for i in range(len(strips))], strips, strict=True):
         axes = figure.add_subplot(place)
         steps = _steps(strip)
         rows = [_row(frames[steps]) for frames in strip.rows.values()]
@@ -59,7 +59,9 @@ def storyboard(strips: Sequence[Strip]) -> Figure:
         axes.set_yticks(
             [(height + GAP) * (i + 0.5) for i in range(len(rows))], list(strip.rows), fontsize=8
         )
-        labels = [f"{step}" + (f"\n{strip.captions[step]}" if strip.captions else "") for step in steps]
+        labels = [
+            f"{step}" + (f"\n{strip.captions[step]}" if strip.captions else "") for step in steps
+        ]
         axes.set_xticks([(width + GAP) * (i + 0.5) for i in range(len(steps))], labels, fontsize=7)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -121,7 +123,5 @@ def _coloured(frames: np.ndarray) -> np.ndarray:
 
 def _row(frames: np.ndarray) -> np.ndarray:
     """Frames beside each other, with white lines between and below."""
-    padded = np.pad(
-        _coloured(frames), ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=1.0
-    )
+    padded = np.pad(_coloured(frames), ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=1.0)
     return np.concatenate(list(padded), 1)
