@@ -151,7 +151,8 @@ def score(
         if len(classes) == 1 and counted[classes[0]].any():
             scores["accuracy"] = float(select(correct, counted, classes).mean())
         for name in classes:
-            if _constant(split.series.values[name], counted[name]):
+            known = name in prediction.probabilities
+            if known and _constant(split.series.values[name], counted[name]):
                 own = split.series.values[name], counted[name], prediction.probabilities[name]
                 scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
     for modality in modalities:

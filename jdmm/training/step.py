@@ -96,9 +96,9 @@ def make_train_step(
             flat, unravel = ravel_pytree((loss, terms, gradient))
             loss, terms, gradient = unravel(jax.lax.psum(flat, axis))
         updates, optimizer_state = optimise.update(gradient, state.optimizer, state.variables)
-        variables = optax.apply_updates(state.variables, updates)
+        variables: Any = optax.apply_updates(state.variables, updates)
         if statistics:  # are no parameters: they are averaged over the batches
-            variables = dict(variables) | {BATCH_STATS: statistics}
+            variables = {**variables, BATCH_STATS: statistics}
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         if broken is not None:
             metrics[BROKEN] = broken if axis is None else jax.lax.pmax(broken, axis)
