@@ -68,6 +68,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
 
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
+    config.data.background = "video" in config.data.include and method != "b_skip"
     {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
     if preset == "paper":
         _paper(config)
@@ -187,6 +188,7 @@ def _paper(config: Any) -> None:
     """The published settings: table S2 of Tan et al."""
     config.data.normalisation = "batch"
     config.data.channels = Weizmann.channels
+    config.data.background = False
     config.model.latent = config.model.hidden = 256
     config.inference.rule = config.inference.prediction_rule = "particles"
     config.loss.filter = config.loss.smoother = 0.5

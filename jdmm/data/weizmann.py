@@ -46,6 +46,8 @@ class Weizmann(Dataset):
         likelihood: of the pixels of the video, "bernoulli" or "normal".
         channels: of the convolutions.
         normalisation: of the convolutions, "batch" or "group".
+        background: whether the mean of the observed frames stands for what does not move in a
+            video; see `Image.background`.
 
     Raises:
         InputError: for an impossible value.
@@ -60,6 +62,7 @@ class Weizmann(Dataset):
     likelihood: str = "bernoulli"
     channels: tuple[int, ...] = Image.channels
     normalisation: str = BATCH
+    background: bool = False
     locations: ClassVar[tuple[str, ...]] = ("path",)
 
     def __post_init__(self) -> None:
@@ -95,7 +98,8 @@ class Weizmann(Dataset):
         """Images of 64x64 pixels, and labels that are the same at all steps of a video."""
 
         def image(name: str, channels: int, likelihood: Bernoulli | Normal) -> Modality:
-            form = Image((SIZE, SIZE, channels), self.channels, self.normalisation)
+            background = self.background and name == VIDEO
+            form = Image((SIZE, SIZE, channels), self.channels, self.normalisation, background)
             return Modality(name, likelihood=likelihood, image=form)
 
         every = {

@@ -161,7 +161,7 @@ def covered_values(
 
     def count(states: jax.Array) -> dict[str, jax.Array]:
         # sample by sample, because small arrays stay in the processor's cache
-        emissions = jax.lax.map(lambda path: model.emissions(variables, path), states)
+        emissions = jax.lax.map(lambda path: model.emissions_of(variables, path, shown), states)
         return {
             name: jax.lax.map(partial(count_modality, index, name, emissions[name]), emission)
             for index, (name, likelihood) in enumerate(likelihoods.items())

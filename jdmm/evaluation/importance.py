@@ -115,7 +115,7 @@ def log_weights(
     """
     check(model, series)
     path = model.posterior_samples(variables, series, key, num_samples)
-    return weights_of(model, series, path, model.emissions(variables, path.states))
+    return weights_of(model, series, path, model.emissions_of(variables, path.states, series))
 
 
 def weights_of(

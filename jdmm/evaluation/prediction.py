@@ -217,7 +217,7 @@ def predict_batch(
         )
     else:
         path, paths = model.posterior_mean(variables, series, mean_key), None
-    point = model.emissions(variables, path.states)
+    point = model.emissions_of(variables, path.states, series)
     fields = {name: {} for name in Prediction._fields if name not in ("states", "log_weights")}
     prediction = Prediction(**fields, states=path.posterior)
     for name, likelihood in likelihoods.items():
@@ -231,13 +231,20 @@ def predict_batch(
     images = [m.name for m in model.modalities if m.image is not None]
     if images:
         emissions, pixels = _decode_images(
-            model, variables, paths.states, images, calibration, emission_key, return_samples
+            model,
+            variables,
+            series,
+            paths.states,
+            images,
+            calibration,
+            emission_key,
+            return_samples,
         )
         prediction.expected.update(pixels.expected)
         prediction.sd.update(pixels.sd)
         prediction.samples.update(pixels.samples)
     else:
-        emissions = model.emissions(variables, paths.states)
+        emissions = model.emissions_of(variables, paths.states, series)
     if return_log_weights:
         weights = importance.weights_of(model, series, paths, emissions)
         prediction = prediction._replace(log_weights=weights.T)
@@ -278,6 +285,7 @@ class _Pixels(NamedTuple):
 def _decode_images(
     model: Model,
     variables: Variables,
+    series: Series,
     states: jax.Array,
     images: Sequence[str],
     calibration: Calibration,
@@ -292,7 +300,7 @@ def _decode_images(
     keys = jax.random.split(key, len(states))
 
     def one(own: jax.Array, own_key: jax.Array) -> tuple[Any, Any, Any]:
-        raw = dict(model.emissions(variables, own))
+        raw = dict(model.emissions_of(variables, own, series))
         moments, drawn = {}, {}
         for index, name in enumerate(images):
             pixels = likelihoods[name].rescale(raw.pop(name), calibration.emission)

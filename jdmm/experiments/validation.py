@@ -42,7 +42,7 @@ def validation_scorer(
     ) -> dict[str, jax.Array]:
         """Kind of error -> ``(task,)``."""
         path = validated.posterior_mean(variables, shown, key)
-        raw = validated.emissions(variables, path.states)
+        raw = validated.emissions_of(variables, path.states, shown)
         found = {}
         if numbers:
             mean = {name: model.likelihoods[name].mean(raw[name]) for name in numbers}

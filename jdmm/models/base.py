@@ -114,6 +114,16 @@ class Model(abc.ABC):
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from the states of a path ``(..., state)``."""
 
+    def emissions_of(
+        self, variables: Variables, states: jax.Array, series: Series
+    ) -> dict[str, Raw]:
+        """`emissions` from states ``(..., batch, time, state)`` of a posterior given these series.
+
+        A model overrides it if it also decodes what it takes from the series themselves.
+        """
+        del series
+        return self.emissions(variables, states)
+
     def prior_samples(
         self,
         variables: Variables,

@@ -40,6 +40,25 @@ LOSS_FIELDS = ("unimodal", "multipliers")
 """Fields of `DynamicalVAE` that the section `loss` of a configuration gives."""
 
 
+def check_image(modality: Modality, model: str) -> None:
+    """Refuses images whose networks these models do not have.
+
+    Raises:
+        InputError: naming the modality.
+    """
+    image = modality.image
+    if image is not None and image.normalisation == BATCH:
+        raise InputError(
+            f"expected normalisation 'group' of the images in modality {modality.name!r} for "
+            f"{model}, which keeps no running statistics, got 'batch'"
+        )
+    if image is not None and image.background:
+        raise InputError(
+            f"expected images without a background in modality {modality.name!r} for {model}, "
+            "which does not use it"
+        )
+
+
 @dataclass(frozen=True)
 class DynamicalVAE(GradientModel):
     """A model given by one pass through its posterior q(z_t | z_{t-1}, x), its prior beside it.
@@ -65,11 +84,7 @@ class DynamicalVAE(GradientModel):
         check_at_least("loss.unimodal", self.unimodal, 0)
         check_multipliers(self.multipliers, self.modalities)
         for modality in self.modalities:
-            if modality.image is not None and modality.image.normalisation == BATCH:
-                raise InputError(
-                    f"expected normalisation 'group' of the images in modality {modality.name!r} "
-                    f"for {type(self).__name__}, which keeps no running statistics, got 'batch'"
-                )
+            check_image(modality, type(self).__name__)
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:

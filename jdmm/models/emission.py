@@ -15,6 +15,7 @@ from jdmm.inference.posterior import States
 from jdmm.likelihoods import Categorical, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
+from jdmm.networks.images import background_of
 from jdmm.series import Series
 
 
@@ -148,8 +149,20 @@ def evidence_of(encoders: NetworkGroups, series: Series) -> dict[str, Gaussian]:
     return encoders.map(evidence, masked_values(series), series.observed)
 
 
+def backgrounds_of(modalities: Sequence[Modality], series: Series) -> dict[str, jax.Array]:
+    """The static content of the images that have one; see `Image.background`."""
+    return {
+        m.name: background_of(series.values[m.name], series.observed[m.name])
+        for m in modalities
+        if m.image is not None and m.image.background
+    }
+
+
 def raw_outputs(
-    decoders: NetworkGroups, states: States, counted: Mapping[str, jax.Array] | None = None
+    decoders: NetworkGroups,
+    states: States,
+    counted: Mapping[str, jax.Array] | None = None,
+    backgrounds: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, Raw]:
     """Raw outputs of every modality's likelihood from states ``(..., state)``, or its own.
 
@@ -157,11 +170,21 @@ def raw_outputs(
         decoders: of the modalities.
         states: of all modalities, or modality -> its own.
         counted: modality -> mask ``(...,)`` of the states that enter statistics of the batch.
+        backgrounds: of `backgrounds_of`; the states are those of its series.
     """
     own = states if isinstance(states, Mapping) else dict.fromkeys(decoders, states)
     masks = {name: counted[name] if counted and decoders.normalises(name) else None for name in own}
 
-    def decode(decoder: Callable[..., Raw], each: jax.Array, mask: jax.Array | None) -> Raw:
-        return decoder(each) if mask is None else decoder(each, mask)
+    static = {name: (backgrounds or {}).get(name) for name in own}
 
-    return decoders.map(decode, own, masks)
+    def decode(
+        decoder: Callable[..., Raw],
+        each: jax.Array,
+        mask: jax.Array | None,
+        background: jax.Array | None,
+    ) -> Raw:
+        if mask is None and background is None:
+            return decoder(each)
+        return decoder(each, mask, background)
+
+    return decoders.map(decode, own, masks, static)

@@ -4,6 +4,7 @@ Tan, Soh & Ong, *Factorized Inference in Deep Markov Models for Incomplete Multi
 AAAI 2020.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -33,6 +34,7 @@ from jdmm.models.base import (
     quadratures_of,
 )
 from jdmm.models.emission import (
+    backgrounds_of,
     bind,
     evidence_of,
     init_decoders,
@@ -185,7 +187,11 @@ class MDMM(GradientModel):
         return encoders, decoders
 
     def _state_space(
-        self, variables: Variables, encoders: NetworkGroups, decoders: NetworkGroups
+        self,
+        variables: Variables,
+        encoders: NetworkGroups,
+        decoders: NetworkGroups,
+        backgrounds: Mapping[str, jax.Array] | None = None,
     ) -> StateSpaceModel:
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
 
@@ -198,7 +204,7 @@ class MDMM(GradientModel):
             forward=method(Networks.step_forward),
             backward=method(Networks.step_backward),
             encode=encode,
-            decode=partial(raw_outputs, decoders),
+            decode=partial(raw_outputs, decoders, backgrounds=backgrounds),
             covariance=self.covariance,
         )
 
@@ -213,7 +219,8 @@ class MDMM(GradientModel):
     ) -> Loss:
         """Numerators and count of the training loss; see `objectives.mdmm_loss`."""
         encoders, decoders = self._groups(variables, training)
-        ssm, weights = self._state_space(variables, encoders, decoders), self.weights
+        backgrounds = backgrounds_of(self.modalities, series)
+        ssm, weights = self._state_space(variables, encoders, decoders, backgrounds), self.weights
         loss = objectives.mdmm_loss(
             ssm, self.likelihoods, series, targets, key, self.quadrature, weights, progress
         )
@@ -237,6 +244,14 @@ class MDMM(GradientModel):
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
         return self.state_space(variables).decode(states)
+
+    def emissions_of(
+        self, variables: Variables, states: jax.Array, series: Series
+    ) -> dict[str, Raw]:
+        """`emissions`, with the background of images."""
+        _, decoders = self._groups(variables)
+        backgrounds = backgrounds_of(self.modalities, series)
+        return raw_outputs(decoders, states, backgrounds=backgrounds)
 
     def _prior_samples(
         self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool

@@ -41,6 +41,7 @@ from jdmm.models.base import (
     quadratures_of,
 )
 from jdmm.models.emission import (
+    backgrounds_of,
     bind,
     evidence_of,
     init_decoders,
@@ -243,6 +244,11 @@ class SigmaPointSSM(GradientModel):
                     f"expected modality {name!r} without an encoder for updates by moments, got "
                     "one: leave it out, or set updates to 'encoder'"
                 )
+            if exact and modality.image is not None and modality.image.background:
+                raise InputError(
+                    f"expected updates by an encoder in modality {name!r}, whose images have a "
+                    "background: moments do not know it"
+                )
             if not exact:
                 make_encoder(modality, self.latent, self.hidden)
 
@@ -400,7 +406,9 @@ class SigmaPointSSM(GradientModel):
                 sample_key, self.decoded_samples, series.index, series.num_steps, self.latent
             )
             scored = Points(offsets, jnp.full(self.decoded_samples, 1 / self.decoded_samples))
-        nll = -self._expected_log_prob(decoders, found.filtered, targets, scored)
+        backgrounds = backgrounds_of(self.modalities, series)
+        decode = partial(raw_outputs, decoders, backgrounds=backgrounds)
+        nll = -self._expected_log_prob(decode, found.filtered, targets, scored)
         kl = jnp.where(series.valid.T, found.kl, 0.0)
         terms = {"filter_nll": nll, "filter_kl": jnp.sum(kl)}
         statistics = None
@@ -409,7 +417,7 @@ class SigmaPointSSM(GradientModel):
         return Loss(terms, count, broken, statistics)
 
     def _expected_log_prob(
-        self, decoders: NetworkGroups, states: FullMoments, targets: Series, points: Points
+        self, decode: Any, states: FullMoments, targets: Series, points: Points
     ) -> jax.Array:
         """E log p(x_t | z_t) of all targets, weighted by the multipliers, in nats."""
         placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
@@ -418,7 +426,7 @@ class SigmaPointSSM(GradientModel):
             name: jnp.broadcast_to(jnp.any(mask, -1)[None], shape)
             for name, mask in targets.observed.items()
         }
-        raw = raw_outputs(decoders, jnp.transpose(placed, (2, 3, 0, 1)), counted)
+        raw = decode(jnp.transpose(placed, (2, 3, 0, 1)), counted)
         total, given = jnp.zeros(()), masked_values(targets)
         for modality in self.modalities:
             values = given[modality.name]
@@ -507,6 +515,13 @@ class SigmaPointSSM(GradientModel):
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
         """Raw likelihood outputs of every modality from states ``(..., latent)``."""
         return raw_outputs(self._decoders(variables), states)
+
+    def emissions_of(
+        self, variables: Variables, states: jax.Array, series: Series
+    ) -> dict[str, Raw]:
+        """`emissions`, with the background of images."""
+        backgrounds = backgrounds_of(self.modalities, series)
+        return raw_outputs(self._decoders(variables), states, backgrounds=backgrounds)
 
     def _encoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
         networks = self.networks.bind(variables).encoders if self.encoded else {}

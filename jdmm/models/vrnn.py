@@ -109,6 +109,12 @@ class VRNN(DynamicalVAE):
         check_at_least("loss.unimodal", self.unimodal, 0)
         check_multipliers(self.multipliers, self.modalities)
         refuse_encoders(self.modalities, "a VRNN")
+        for modality in self.modalities:
+            if modality.image is not None:
+                raise InputError(
+                    f"expected modality {modality.name!r} without an image for a VRNN, which has "
+                    "no convolutions: give its features and a decoder instead"
+                )
         real = (Normal(), NormalMixture(self.components))  # the latter where a model is copied
         if self.components > 1 and not any(m.likelihood in real for m in self.modalities):
             raise InputError(

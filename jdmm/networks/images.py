@@ -24,6 +24,9 @@ PIXEL_SD = 0.1
 
 NORMALISATION_GROUPS = 8
 
+LEAST_PIXEL = 0.01
+"""A background is at least so far from 0 and 1, where logits are infinite."""
+
 
 BATCH, GROUP = "batch", "group"
 
@@ -40,6 +43,8 @@ class Image:
             decoder are the reverse.
         normalisation: after all convolutions but the last: "batch" (as published; with running
             statistics) or "group" (of the channels of one image; no statistics).
+        background: whether the mean of the observed images of a series stands for its static
+            content: the decoder adds to its logit, and the encoder sees it and the difference.
 
     Raises:
         InputError: for an impossible value.
@@ -48,6 +53,7 @@ class Image:
     shape: tuple[int, int, int] = (64, 64, 3)
     channels: tuple[int, ...] = (16, 32, 64)
     normalisation: str = BATCH
+    background: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -76,6 +82,21 @@ class Image:
     def pixels(self) -> int:
         """The number of features."""
         return math.prod(self.shape)
+
+
+def background_of(values: jax.Array, observed: jax.Array) -> jax.Array:
+    """The mean of the observed images of each series, 0.5 where there is none.
+
+    Args:
+        values: pixels ``(..., time, pixel)``.
+        observed: mask of the same shape.
+
+    Returns:
+        ``(..., 1, pixel)``.
+    """
+    count = jnp.sum(observed, -2, keepdims=True)
+    total = jnp.sum(jnp.where(observed, values, 0.0), -2, keepdims=True)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), 0.5)
 
 
 class Normalisation(nn.Module):
@@ -187,6 +208,9 @@ class ImageFeatures(nn.Module):
         """Features ``(..., feature)`` from pixels and masks ``(..., pixel)``."""
         batch = values.shape[:-1]
         inner = jnp.where(observed, values, 0.0).reshape(-1, *self.image.shape)
+        if self.image.background:
+            change = jnp.where(observed, values - background_of(values, observed), 0.0)
+            inner = jnp.concatenate([inner, change.reshape(inner.shape)], -1)
         counted = jnp.any(observed, -1).reshape(-1)
         last = len(self.image.channels) - 1
         for i, channels in enumerate(self.image.channels):
@@ -249,12 +273,18 @@ class ImageDecoder(nn.Module):
     likelihood: Likelihood
 
     @nn.compact
-    def __call__(self, z: jax.Array, counted: jax.Array | None = None) -> Raw:
+    def __call__(
+        self,
+        z: jax.Array,
+        counted: jax.Array | None = None,
+        background: jax.Array | None = None,
+    ) -> Raw:
         """Raw arrays ``(..., pixel)`` from states ``(..., latent)``.
 
         Args:
             z: the states.
             counted: mask ``(...,)`` of those that enter statistics of the batch; by default all.
+            background: pixels ``(series, 1, pixel)`` of `background_of`; by default grey.
         """
         batch = z.shape[:-1]
         counted = jnp.ones(batch, bool) if counted is None else counted
@@ -270,6 +300,10 @@ class ImageDecoder(nn.Module):
                 norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
                 inner = nn.relu(norm(inner, counted.reshape(-1)))
         logits = inner.reshape(*batch, -1)
+        if background is not None:
+            static = jnp.clip(background, LEAST_PIXEL, 1 - LEAST_PIXEL)
+            static = jnp.log(static) - jnp.log1p(-static)
+            logits += static.reshape(*(1,) * (logits.ndim - static.ndim), *static.shape)
         if not isinstance(self.likelihood, Normal):
             return (logits,)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(PIXEL_SD)))

@@ -64,7 +64,7 @@ def held_out_scorer(
         variables: Variables, shown: Series, validation: Series, scored: dict[str, Any]
     ) -> dict[str, jax.Array]:
         states = predictor.posterior_mean(variables, shown, key).states
-        raw = predictor.emissions(variables, states)
+        raw = predictor.emissions_of(variables, states, shown)
         errors = {}
         for name, mask in scored.items():
             each, least = _error(model.likelihoods[name], raw[name], validation.values[name])
