@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -16,6 +17,7 @@ from jdmm.errors import InputError
 from jdmm.plotting import plane, runs, style
 from jdmm.plotting import series as plots
 from jdmm.plotting.plane import Panel
+from jdmm.plotting.storyboard import HIDDEN, Strip, animation, save_animation, storyboard
 
 NUM_STEPS = 100
 
@@ -275,6 +277,7 @@ import sys, matplotlib
 before = matplotlib.rcParams.copy()
 from jdmm.plotting import plane
 import numpy as np
+import PIL.Image
 plane.samples_grid(np.ones((2, 5, 2)), "title")
 assert matplotlib.rcParams.copy() == before
 assert "matplotlib.pyplot" not in sys.modules
@@ -327,3 +330,32 @@ def test_scores_as_dots_and_as_curves(tmp_path):
     np.testing.assert_allclose(second.get_xydata(), [[0, 0.12], [0.5, 0.14]])
     assert curves.axes[0].get_yscale() == "linear" and "b" in _texts(curves)
     _draw(curves, tmp_path)
+
+
+def test_storyboards_and_animations_show_every_row(tmp_path):
+    frames = np.zeros((6, 8, 10, 1))
+    frames[np.arange(6), :, np.arange(6)] = 1.0
+    hidden = np.where(np.arange(6)[:, None, None, None] < 3, frames, np.nan)
+    captions = [f"walk {t}" for t in range(6)]
+    strips = [
+        Strip("one", {"truth": frames, "shown": hidden}, captions, [True] * 5 + [False]),
+        Strip("two", {"truth": frames[:4]}),
+    ]
+    figure = storyboard(strips)
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["truth", "shown"]
+    assert first.get_xticklabels()[5].get_text() == "5\nwalk 5"
+    colours = [label.get_color() for label in first.get_xticklabels()]
+    assert colours[0] != colours[5]
+    assert second.get_title(loc="left") == "two"
+    picture = first.get_images()[0].get_array()
+    assert picture.shape == (2 * 10, 6 * 12, 3)  # two pixels between the images
+    np.testing.assert_allclose(picture[0, 5 * 12 + 5], 1.0)
+    np.testing.assert_allclose(picture[10, 5 * 12], HIDDEN)
+
+    moving = animation(strips, scale=1)
+    assert moving.shape == (6, 2 * 10, 2 * 12, 3)
+    assert moving[5, 0, 5].tolist() == [255] * 3 and moving[5, 10, 3].tolist() == [255] * 3
+    save_animation(moving, tmp_path / "figures" / "a.gif")
+    with PIL.Image.open(tmp_path / "figures" / "a.gif") as image:
+        assert image.n_frames == 6 and image.size == (24, 20)
