@@ -43,6 +43,9 @@ class Weizmann(Dataset):
         validation_person: whose videos are the validation split.
         segment: time steps of a training series.
         stride: steps from one segment to the next.
+        copies: of each segment. All but the first are moved by up to `shift` pixels in each
+            direction, and half of them mirrored, the same ones every time.
+        shift: pixels by which copies are moved at most.
         likelihood: of the pixels of the video, "bernoulli" or "normal".
         channels: of the convolutions.
         normalisation: of the convolutions, "batch" or "group".
@@ -59,6 +62,8 @@ class Weizmann(Dataset):
     validation_person: str = "moshe"
     segment: int = 25
     stride: int = 25
+    copies: int = 1
+    shift: int = 6
     likelihood: str = "bernoulli"
     channels: tuple[int, ...] = Image.channels
     normalisation: str = BATCH
@@ -84,9 +89,12 @@ class Weizmann(Dataset):
                 )
         if self.test_person == self.validation_person:
             raise InputError(f"expected two persons to hold out, got {self.test_person!r} twice")
-        for name in ("segment", "stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected data.{name} of at least 1, got {getattr(self, name)}")
+        for name, least in (("segment", 1), ("stride", 1), ("copies", 1), ("shift", 0)):
+            if not least <= getattr(self, name) < (SIZE if name == "shift" else np.inf):
+                raise InputError(
+                    f"expected data.{name} of at least {least}, a shift below {SIZE}, got "
+                    f"{getattr(self, name)}"
+                )
         if self.likelihood not in LIKELIHOODS:
             raise InputError(
                 f"expected data.likelihood among {', '.join(LIKELIHOODS)}, got {self.likelihood!r}"
@@ -166,11 +174,17 @@ class Weizmann(Dataset):
             split: [clip for clip in clips if clip.person == person]
             for split, person in held_out.items()
         }
-        parts["train"] = [
+        segments = [
             part
             for clip in clips
             if clip.person not in held_out.values()
             for part in self._segments(clip)
+        ]
+        random = np.random.default_rng(0)
+        parts["train"] = [
+            part if copy == 0 else _moved(part, random, self.shift)
+            for copy in range(self.copies)
+            for part in segments
         ]
         for split, own in parts.items():
             if not own:
@@ -211,6 +225,19 @@ class Weizmann(Dataset):
                 values[name][row, : lengths[row]] = _values(clip, name)
             observed[name] = np.broadcast_to(inside, values[name].shape)
         return Series(values, observed, lengths, np.arange(len(clips), dtype=np.int32))
+
+
+def _moved(clip: Clip, random: np.random.Generator, shift: int) -> Clip:
+    """The clip, moved and perhaps mirrored; the border repeats its last pixels."""
+    down, right = random.integers(-shift, shift + 1, 2)
+    mirrored = random.random() < 0.5
+    rows, columns = (np.clip(np.arange(SIZE) - by, 0, SIZE - 1) for by in (down, right))
+    columns = columns[::-1] if mirrored else columns
+
+    def moved(pixels: np.ndarray | None) -> np.ndarray | None:
+        return None if pixels is None else pixels[:, rows][:, :, columns]
+
+    return clip._replace(video=moved(clip.video), silhouette=moved(clip.silhouette))
 
 
 def _frames(clip: Clip) -> int:

@@ -1,20 +1,23 @@
 """Many runs as one study: each in its own work directory, together one table and one figure.
 
-    python -m jdmm.experiments.study configs/studies/spirals_methods.py [--run=N] [--trials=N]
+    python -m jdmm.experiments.study configs/studies/spirals_methods.py \
+        [--run=N] [--trials=N] [--set=FIELD=VALUE]
 
 A study file has `get_study() -> dict[str, ConfigDict]`, name -> configuration, which also holds
 the seeds. Runs that were stopped are continued, and finished runs are not repeated. With `--run=N`
-only the run of that number is done, as in the tasks of a job array. `results.jsonl` has a line per
-run and seed; `study.md` and `figures/` summarise it. Runs that are named "method@number" are drawn
-as curves over the numbers.
+only the run of that number is done, as in the tasks of a job array. `--set` sets a field of every
+run, such as data.path. `results.jsonl` has a line per run and seed; `study.md` and `figures/`
+summarise it. Runs that are named "method@number" are drawn as curves over the numbers.
 
 A study file with `suggest(trial) -> ConfigDict` is a search: `--trials=N` adds N trials of Optuna
 to those in the work directory, and looks for the lowest validation score. A trial that diverges is
 left out. The test series are not used. Several processes may search at once.
 """
 
+import ast
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,32 @@ def run_study(study: Study, workdir: Path, only: int | None = None) -> None:
             run.train_and_evaluate(study[name], workdir / name)
     if parallel.is_primary():
         summarise(study, workdir)
+
+
+def assigned(study: Study, assignments: Sequence[str]) -> Study:
+    """The study with fields of every configuration set, such as "data.path=clips.npz".
+
+    Raises:
+        InputError: for an assignment without "=", a field that a configuration lacks, or a value of
+            another type.
+    """
+    for each in assignments:
+        field, equals, text = each.partition("=")
+        for name, config in study.items():
+            fields = dict(settings.flat(config.to_dict()))
+            if not equals or field not in fields:
+                raise InputError(
+                    f"expected --set=FIELD=VALUE with a field of {name}, such as data.name, got "
+                    f"{each!r}"
+                )
+            try:
+                value = text if isinstance(fields[field], str) else ast.literal_eval(text)
+                config.update_from_flattened_dict({field: value})
+            except (ValueError, SyntaxError, TypeError) as error:
+                raise InputError(
+                    f"expected --set={field} of the type of {fields[field]!r}, got {text!r}"
+                ) from error
+    return study
 
 
 def finished(config: Config, directory: Path) -> list[Record]:
@@ -210,7 +239,7 @@ def main(arguments: list[str]) -> None:
         return
     if not hasattr(module, "get_study"):
         raise InputError(f"expected --trials=N for the search of {arguments[1]}, got none")
-    run_study(module.get_study(), workdir, options.run)
+    run_study(assigned(module.get_study(), options.set), workdir, options.run)
     if parallel.is_primary():
         print((workdir / "study.md").read_text() if (workdir / "study.md").exists() else "")
 
@@ -219,6 +248,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Work directory [runs/<study name>].")
     flags.DEFINE_integer("run", None, "Only the run of this number, from 0, as in job arrays.")
     flags.DEFINE_integer("trials", 0, "Trials to add to a search by Optuna.", lower_bound=0)
+    flags.DEFINE_multi_string(
+        "set", [], "FIELD=VALUE of every run of a study, such as data.path=clips.npz."
+    )
     flags.DEFINE_string(
         "compilation_cache", None, "Where compiled programs are kept [~/.cache/jdmm/compiled]."
     )

@@ -255,3 +255,19 @@ def test_missing_sources_and_persons_are_refused(folder, tmp_path):
         dataset(folder, test_person="daria").load()
     with pytest.raises(InputError, match="got no any of bend.zip"):
         read_clips(tmp_path)
+
+
+def test_copies_are_moved_and_mirrored_alike(folder):
+    """Video and silhouette stay aligned, and the first copies are the segments themselves."""
+    plain = dataset(folder).load()["train"].series
+    found = dataset(folder, copies=5, shift=3).load()["train"].series
+    assert found.batch == 5 * plain.batch
+    np.testing.assert_array_equal(found.values["video"][:5], plain.values["video"])
+    assert not np.array_equal(found.values["video"][5:10], plain.values["video"])
+    video = found.values["video"].reshape(*found.values["video"].shape[:2], 64, 64, 3)
+    seen = found.values["silhouette"].reshape(video.shape[:-1]) > 0
+    np.testing.assert_array_equal(seen, video[..., 0] == 200)
+    # the rectangle moves to the left in mirrored copies
+    centre = [np.mean(np.nonzero(frame)[1]) for frame in seen[:, [0, -1]].reshape(-1, 64, 64)]
+    towards = np.sign(np.diff(np.reshape(centre, (-1, 2)), axis=1))[:, 0]
+    assert (towards[:5] == 1).all() and set(towards[5:]) == {1, -1}

@@ -128,3 +128,17 @@ def test_a_search_uses_the_validation_score(tmp_path):
     scores = [json.loads(path.read_text().splitlines()[-1])["validation/score"] for path in metrics]
     assert best["score"] == min(scores) and best["trial"] == scores.index(min(scores))
     assert best["learning_rate"] == rates[best["trial"]]
+
+
+def test_fields_of_every_run_are_set_or_refused(tmp_path):
+    methods = {"a": small(tmp_path, 2), "b": small(tmp_path, 4)}
+    found = study.assigned(methods, ["data.dir=elsewhere", "epochs=7", "eval.tasks=('drop_half',)"])
+    assert {each.data.dir for each in found.values()} == {"elsewhere"}
+    assert {each.epochs for each in found.values()} == {7}
+    for wrong, message in (
+        ("epochs", "expected --set=FIELD=VALUE with a field of a"),
+        ("data.path=x", "expected --set=FIELD=VALUE with a field of a"),
+        ("epochs=many", "expected --set=epochs of the type of 7, got 'many'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study.assigned(methods, [wrong])
