@@ -89,12 +89,11 @@ class Weizmann(Dataset):
                 )
         if self.test_person == self.validation_person:
             raise InputError(f"expected two persons to hold out, got {self.test_person!r} twice")
-        for name, least in (("segment", 1), ("stride", 1), ("copies", 1), ("shift", 0)):
-            if not least <= getattr(self, name) < (SIZE if name == "shift" else np.inf):
-                raise InputError(
-                    f"expected data.{name} of at least {least}, a shift below {SIZE}, got "
-                    f"{getattr(self, name)}"
-                )
+        for name in ("segment", "stride", "copies"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected data.{name} of at least 1, got {getattr(self, name)}")
+        if not 0 <= self.shift < SIZE:
+            raise InputError(f"expected data.shift within 0..{SIZE - 1}, got {self.shift}")
         if self.likelihood not in LIKELIHOODS:
             raise InputError(
                 f"expected data.likelihood among {', '.join(LIKELIHOODS)}, got {self.likelihood!r}"

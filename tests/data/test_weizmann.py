@@ -237,6 +237,7 @@ def test_videos_of_another_size_or_length_are_refused(folder, tmp_path):
         ({"test_person": "nobody"}, "expected data.test_person among daria, .* got 'nobody'"),
         ({"test_person": "lena"}, "expected two persons to hold out, got 'lena' twice"),
         ({"segment": 0}, "expected data.segment of at least 1, got 0"),
+        ({"shift": 64}, "expected data.shift within 0..63, got 64"),
         ({"likelihood": "poisson"}, "expected data.likelihood among bernoulli, normal"),
         ({"channels": (3, 3, 3, 3, 3, 3, 3)}, "multiples of 128"),
     ],
