@@ -47,12 +47,14 @@ from jdmm.models import (
     VRNN,
     ImputationBaseline,
     LinearGaussianSSM,
+    NearestValue,
     SigmaPointSSM,
     StructuredInference,
 )
 from jdmm.models.base import ExactLikelihood, GradientModel, Model, SelfFittingModel
 from jdmm.models.dynamical_vae import DynamicalVAE
 from jdmm.models.objectives import LossWeights
+from jdmm.networks import Image
 from jdmm.series import Series, series_from_arrays
 from jdmm.training.fitted import FittedModel
 from jdmm.training.fitting import fit, fit_seeds
@@ -76,6 +78,7 @@ __all__ = [
     "ExactLikelihood",
     "FittedModel",
     "GradientModel",
+    "Image",
     "ImputationBaseline",
     "InputError",
     "Interrupted",
@@ -84,6 +87,7 @@ __all__ = [
     "LossWeights",
     "Modality",
     "Model",
+    "NearestValue",
     "Normal",
     "NormalMixture",
     "Prediction",

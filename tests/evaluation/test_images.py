@@ -10,16 +10,20 @@ from jdmm import (
     InputError,
     LossWeights,
     Modality,
+    NearestValue,
     SigmaPointSSM,
+    TrainSettings,
+    fit,
+    load,
     predict,
     predict_all,
+    save,
     series_from_arrays,
 )
 from jdmm.data.base import Split
 from jdmm.evaluation import scores
 from jdmm.evaluation.images import ssim
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
-from jdmm.models.nearest import NearestValue
 from jdmm.networks import BATCH_STATS, Image
 
 RNG = np.random.default_rng(0)
@@ -149,6 +153,16 @@ def test_gradients_are_finite_where_nothing_is_observed(fitted):
 
     gradient = jax.jit(jax.grad(total))(variables["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_trained_model_is_saved_and_loaded(tmp_path):
+    model = MODELS["bfvi"]
+    fitted = fit(model, data(), None, TrainSettings(epochs=1, batch_size=4))
+    save(tmp_path / "model", fitted)
+    loaded = load(tmp_path / "model")
+    assert loaded.model == model and set(loaded.variables) == {"params", BATCH_STATS}
+    for a, b in zip(*map(jax.tree.leaves, (loaded.variables, fitted.variables)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_scores_of_images_and_of_whole_series():

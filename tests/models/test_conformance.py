@@ -24,6 +24,7 @@ from jdmm import (
     InputError,
     LinearGaussianSSM,
     Modality,
+    NearestValue,
     Quadrature,
     SelfFittingModel,
     Series,
@@ -72,6 +73,7 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mean": ("baseline", ImputationBaseline(NUMBERS, "mean")),
     "carry": ("baseline", ImputationBaseline(NUMBERS, "carry")),
     "interpolate": ("baseline", ImputationBaseline(NUMBERS, "interpolate")),
+    "nearest": ("nearest", NearestValue(MIXED)),
 }
 """Case -> name in `MODELS`, and the model."""
 
