@@ -128,8 +128,8 @@ def read_silhouettes(path: Path) -> dict[str, np.ndarray]:
     for name, mask in masks.items():
         if mask.dtype.kind not in "bui" or mask.shape != (*FRAME, mask.shape[-1]) or not mask.size:
             raise InputError(
-                f"{path}: expected silhouettes of whole numbers (144, 180, time) in {name}, got "
-                f"{mask.dtype} {mask.shape}"
+                f"{path}: expected silhouettes of 144 x 180 pixels in {name}, whole numbers "
+                f"(144, 180, time), got {mask.dtype} {mask.shape}"
             )
         frames = 255 * (np.moveaxis(mask, -1, 0)[..., None] > 0).astype(np.uint8)
         found[name] = np.where(resize(frames) >= 128, 255, 0).astype(np.uint8)

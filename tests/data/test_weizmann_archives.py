@@ -1,4 +1,4 @@
-"""The original archives: what is read of them, and what is refused."""
+"""The original archives, pixel by pixel, and everything that can be wrong with them."""
 
 import shutil
 import socket
@@ -63,20 +63,6 @@ def test_clips_of_all_archives(originals):
         np.testing.assert_array_equal(clip.silhouette, np.where(covered >= 0.5, 255, 0))
 
 
-def test_a_person_is_at_the_same_pixels_of_video_and_silhouette(tmp_path):
-    shape, steps = np.zeros((144, 180), np.uint8), 2
-    shape[40:80, 60:100] = 1
-    archive(
-        tmp_path / "jump.zip", {"ira_jump.avi": avi(np.tile(255 * shape[..., None], (2, 1, 1, 3)))}
-    )
-    masks(tmp_path / MAT, {"ira_jump": np.repeat(shape[..., None], steps, 2)})
-    (clip,) = read_clips(tmp_path)
-    expected = np.zeros((64, 64))
-    expected[(40 - 8) // 2 : (80 - 8) // 2, (60 - 26) // 2 : (100 - 26) // 2] = 255
-    for frame in (*clip.video[..., 0], *clip.video[..., 2], *clip.silhouette[..., 0]):
-        np.testing.assert_array_equal(frame, expected)
-
-
 def test_a_few_frames_more_than_silhouettes_are_cut(folder):
     masks(
         folder / MAT,
@@ -135,13 +121,6 @@ def refused(folder, *parts):
     with pytest.raises(InputError, match=".*".join(parts)) as caught:
         read_clips(folder)
     assert "\n" not in str(caught.value)
-
-
-def test_folders_without_archives_or_silhouettes(folder, tmp_path):
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "empty", "got no any of bend.zip", "wave2.zip", "http")
-    (folder / MAT).unlink()
-    refused(folder, "originals", MAT, "http")
 
 
 def damaged(content):

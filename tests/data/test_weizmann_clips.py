@@ -1,4 +1,4 @@
-"""The Weizmann data set: sources, splits, segments, tasks, and what is refused."""
+"""Weizmann clips in .npz and .mat files: splits, segments of ragged videos, and what is refused."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from data.weizmann_files import archive, avi, masks, silhouette, video
+from data.weizmann_files import masks, silhouette
 
 from configs import weizmann as config_file
 from jdmm.data.tasks import show
@@ -163,73 +163,11 @@ def test_tasks_show_the_video_alone(npz, splits):
     assert masks[2, 0, :20].all() and masks[3, 1, 10:41].all()
 
 
-def test_tasks_show_the_silhouettes_where_there_is_no_video(npz):
-    dataset = Weizmann(npz, ("silhouette", "action"), **PEOPLE)
-    shown = show(
-        dataset.tasks, ["reconstruction"], dataset.load()["test"].series, jax.random.key(0)
-    )
-    np.testing.assert_array_equal(np.asarray(shown.observed["silhouette"])[..., 0].sum(1), [27, 41])
-    assert not np.asarray(shown.observed["action"]).any()
-
-
-def test_silhouettes_of_the_original_file_alone(tmp_path):
-    path = tmp_path / "classification_masks.mat"
-    masks(path, {name: silhouette(steps, 7) for name, steps in LENGTHS.items()})
-    splits = Weizmann(str(path), ("silhouette", "action"), **PEOPLE).load()
-    assert splits["test"].series.lengths.tolist() == [27, 41]
-    square = silhouette(27, 7)[8:136, 26:154].astype(float)
-    covered = sum(square[row::2, column::2] for row in (0, 1) for column in (0, 1)) >= 2
-    np.testing.assert_array_equal(
-        pixels(splits["test"].series, "silhouette", 0), np.moveaxis(covered, -1, 0).reshape(27, -1)
-    )
-    refused(Weizmann(str(path), **PEOPLE), str(path), "expected a video of every clip", "include")
-
-
-def test_archives_as_a_data_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    names = [f"{person}_side" for person in ("denis", "ido", "shahar")]
-    archive(tmp_path / "side.zip", {f"{name}.avi": avi(video(5)) for name in names})
-    masks(tmp_path / "classification_masks.mat", {name: silhouette(5) for name in names})
-    dataset = Weizmann(str(tmp_path), **PEOPLE)
-    for split in dataset.load().values():
-        split.check(dataset.modalities)
-        assert split.series.lengths.tolist() == [5]
-
-
 def refused(dataset, *parts):
     """Loading raises one line that contains `parts`, in their order."""
     with pytest.raises(InputError, match=".*".join(parts)) as caught:
         dataset.load()
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "fields, line",
-    [
-        ({"include": ("video", "sound")}, "data.include .*got 'sound'"),
-        ({"include": ("video", "video")}, "data.include .*got 'video'"),
-        ({"include": ("person", "action")}, "'video' or 'silhouette' in data.include"),
-        ({"test_person": "bob"}, "data.test_person among daria.*got 'bob'"),
-        ({"test_person": "ido", "validation_person": "ido"}, "two persons .*'ido' twice"),
-        ({"segment": 0}, "data.segment of at least 1, got 0"),
-        ({"stride": -1}, "data.stride of at least 1, got -1"),
-        ({"likelihood": "poisson"}, "data.likelihood among bernoulli, normal, got 'poisson'"),
-        ({"normalisation": "layer"}, "normalisation .*'layer'"),
-        ({"channels": ()}, "channels"),
-    ],
-)
-def test_impossible_fields(fields, line):
-    with pytest.raises(InputError, match=line):
-        Weizmann(**fields)
-
-
-def test_paths_that_are_no_source(tmp_path):
-    refused(Weizmann(), "expected data.path, got none", "classification_masks.mat")
-    refused(Weizmann(str(tmp_path / "absent")), "got .*absent, which does not exist")
-    for name in ("absent.npz", "absent.mat"):
-        refused(Weizmann(str(tmp_path / name)), name)
-    (tmp_path / "clips.txt").write_text("text")
-    refused(Weizmann(str(tmp_path / "clips.txt")), "data.path .*got clips.txt")
 
 
 def test_persons_that_the_data_lack(npz):
@@ -304,10 +242,10 @@ def test_truncated_files_of_silhouettes(tmp_path, size):
 @pytest.mark.parametrize(
     "name, mask, line",
     [
-        ("eli_jack", np.zeros((144, 180, 0), np.uint8), r"eli_jack, got uint8 \(144, 180, 0\)"),
-        ("eli_jack", np.zeros((64, 64, 5), np.uint8), r"eli_jack, got uint8 \(64, 64, 5\)"),
+        ("eli_jack", np.zeros((144, 180, 0), np.uint8), r"eli_jack.*got uint8 \(144, 180, 0\)"),
+        ("eli_jack", np.zeros((64, 64, 5), np.uint8), r"eli_jack.*got uint8 \(64, 64, 5\)"),
         ("eli_jack", np.zeros((144, 180, 5, 2), np.uint8), r"\(144, 180, 5, 2\)"),
-        ("eli_jack", "text", "eli_jack, got"),
+        ("eli_jack", "text", "eli_jack.*got"),
         ("bob_jack", silhouette(), "got 'bob_jack'"),
     ],
 )
