@@ -1,5 +1,7 @@
 """Exceptions raised by jdmm."""
 
+import textwrap
+
 
 class InputError(ValueError):
     """Invalid input from the user.
@@ -19,3 +21,8 @@ class Interrupted(RuntimeError):
 
 class PeerLost(RuntimeError):
     """Another process of a distributed job ended, and this one cannot continue without it."""
+
+
+def one_line(error: Exception) -> str:
+    """Another library's error in one short line, for the message of an `InputError`."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 120)

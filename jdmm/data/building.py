@@ -4,14 +4,13 @@ import contextlib
 import io
 import os
 import tempfile
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jdmm.errors import InputError
+from jdmm.errors import InputError, one_line
 
 
 def prepared_dir(builder: type[Any], root: Path) -> Path:
@@ -60,8 +59,3 @@ def prepare(builder: type[Any], root: Path, source: Path | None = None) -> None:
         raise InputError(
             f"expected a data_dir that can be written, got {root}: {one_line(error)}"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """An error in one short line."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 120)

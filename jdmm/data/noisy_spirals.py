@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jdmm.compiling import cache_dir
-from jdmm.data.building import one_line, prepare, prepared_dir
+from jdmm.data.building import prepare, prepared_dir
 from jdmm.data.spirals import NOISE, NUM_STEPS, SERIES, TRAIN
-from jdmm.errors import InputError
+from jdmm.errors import InputError, one_line
 
 Arrays = dict[str, np.ndarray]
 """The noisy "x" and "y" and the "clean_x" and "clean_y", each ``(batch, 100, 1)`` float32."""

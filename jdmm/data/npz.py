@@ -8,7 +8,6 @@ modality of the model that the file lacks is missing throughout.
 
 import difflib
 import os
-import textwrap
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jdmm.data.modality import Modality, check_series
-from jdmm.errors import InputError
+from jdmm.errors import InputError, one_line
 from jdmm.files import replace_file
 from jdmm.series import Series, series_from_arrays
 
@@ -41,7 +40,7 @@ def read_npz(path: str | os.PathLike[str], modalities: Sequence[Modality]) -> Se
             begins with the path.
     """
     try:
-        series = _series(_load(Path(path)), {m.name: m.features for m in modalities})
+        series = _series(load_arrays(Path(path)), {m.name: m.features for m in modalities})
         check_series(modalities, series)
         return series
     except InputError as error:
@@ -64,8 +63,12 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """Every array of the file by name; nothing is unpickled."""
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an ``.npz`` file by name; nothing is unpickled.
+
+    Raises:
+        InputError: if the file cannot be read. The message does not name it.
+    """
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -77,8 +80,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         reason = error.strerror or error
         raise InputError(f"expected an .npz file that can be read, got: {reason}") from error
     except Exception as error:  # damaged files make numpy raise errors of any kind
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
-        raise InputError(f"expected an .npz file of plain arrays, got: {reason}") from error
+        raise InputError(
+            f"expected an .npz file of plain arrays, got: {one_line(error)}"
+        ) from error
 
 
 def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Series:

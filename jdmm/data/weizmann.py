@@ -188,7 +188,11 @@ class Weizmann(Dataset):
         for split, own in parts.items():
             if not own:
                 whose = f"of {held_out[split]}" if split in held_out else "of other persons"
-                raise InputError(f"{self.path}: expected clips {whose} for the {split} split")
+                persons = ", ".join(sorted({clip.person for clip in clips}))
+                raise InputError(
+                    f"{self.path}: expected clips {whose} for the {split} split, got those of "
+                    f"{persons}: choose others as data.test_person and data.validation_person"
+                )
         floats = {
             split: jax.device_get(self._series(own).as_float())
             for split, own in parts.items()

@@ -6,6 +6,7 @@ One zip file per action holds uncompressed videos "<person>_<action>.avi" of 180
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jdmm.compiling import cache_dir
-from jdmm.data.building import one_line, prepare, prepared_dir
+from jdmm.data.building import prepare, prepared_dir
 from jdmm.data.weizmann_files import (
     ACTIONS,
     FRAME,
@@ -26,11 +27,11 @@ from jdmm.data.weizmann_files import (
     read_silhouettes,
     resize,
 )
-from jdmm.errors import InputError
+from jdmm.errors import InputError, one_line
 
 URL = "http://www.wisdom.weizmann.ac.il/~vision/VideoAnalysis/Demos/SpaceTimeActions/DB/"
 
-SLACK = 5
+SLACK = 3
 """A clip may have so many frames more or fewer than silhouettes; both are cut to the shorter."""
 
 
@@ -47,7 +48,9 @@ class WeizmannActions(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         def pixels(channels: int) -> Any:
-            return tfds.features.Tensor(shape=(None, SIZE, SIZE, channels), dtype=np.uint8)
+            return tfds.features.Tensor(
+                shape=(None, SIZE, SIZE, channels), dtype=np.uint8, encoding="bytes"
+            )
 
         return tfds.core.DatasetInfo(
             builder=self,
@@ -63,16 +66,22 @@ class WeizmannActions(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         silhouettes = read_silhouettes(folder / MASKS)
-        number = 0
+        names: list[str] = []
         for path in archives(folder).values():
             for name, video in _videos(path):
+                make_clip(path, name, video, None)  # checks the name
+                if name in names:
+                    raise InputError(f"{path}: expected each clip once, got another {name}.avi")
                 if name not in silhouettes:
                     raise InputError(
                         f"{folder / MASKS}: expected silhouettes of every clip, got none of {name}"
                     )
                 clip = _aligned(path, name, video, silhouettes[name])
-                yield number, {"name": name, "video": clip.video, "silhouette": clip.silhouette}
-                number += 1
+                yield (
+                    len(names),
+                    {"name": name, "video": clip.video, "silhouette": clip.silhouette},
+                )
+                names.append(name)
 
 
 def archives(folder: Path) -> dict[str, Path]:
@@ -130,28 +139,37 @@ def _videos(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Name -> frames ``(time, 64, 64, 3)`` of every video in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.lower().endswith(".avi"))
+            names = sorted(
+                name
+                for name in archive.namelist()
+                if name.lower().endswith(".avi") and not Path(name).name.startswith(".")
+            )
             if not names:
                 raise InputError(f"{path}: expected .avi files in the archive, got none")
             for name in names:
                 yield Path(name).stem, _decode(f"{path}, {name}", archive.read(name))
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
         raise InputError(f"{path}: expected a zip archive, got {one_line(error)}") from error
 
 
 def _decode(where: str, content: bytes) -> np.ndarray:
-    """The frames of one video."""
+    """The frames of one video, resized."""
     import av  # slow to import
-    import av.error
 
     try:
         with av.open(io.BytesIO(content), "r") as container:
+            announced = container.streams.video[0].frames
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.error.FFmpegError, IndexError, OSError) as error:
+    except Exception as error:  # damaged files make ffmpeg raise errors of any kind
         raise InputError(f"{where}: expected a video, got {one_line(error)}") from error
     if not frames:
         raise InputError(f"{where}: expected a video with frames, got none")
-    if frames[0].shape[:2] != FRAME:
-        height, width = frames[0].shape[:2]
+    if len(frames) < announced:
+        raise InputError(
+            f"{where}: expected the {announced} frames that its header announces, got "
+            f"{len(frames)}: the file is cut short, get it again"
+        )
+    if other := {frame.shape[:2] for frame in frames} - {FRAME}:
+        height, width = other.pop()
         raise InputError(f"{where}: expected frames of 180 x 144 pixels, got {width} x {height}")
     return resize(np.stack(frames))

@@ -6,15 +6,14 @@ clips that are 64x64 already.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from jdmm.errors import InputError
+from jdmm.data.npz import load_arrays
+from jdmm.errors import InputError, one_line
 
 PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
 ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
@@ -101,14 +100,12 @@ def make_clip(
 
 
 def resize(frames: np.ndarray) -> np.ndarray:
-    """The square in the middle of frames ``(time, 144, 180, channel)``, ``(time, 64, 64, ...)``."""
+    """The square in the middle of uint8 frames ``(time, 144, 180, channel)``, averaged to 64x64."""
     top, left = ((extent - CROP) // 2 for extent in FRAME)
-    frames = frames[:, top : top + CROP, left : left + CROP]
-    small = [
-        np.asarray(Image.fromarray(frame.squeeze()).resize((SIZE, SIZE), Image.Resampling.BOX))
-        for frame in frames
-    ]
-    return np.stack(small).reshape(len(frames), SIZE, SIZE, frames.shape[-1])
+    square = frames[:, top : top + CROP, left : left + CROP]
+    block = CROP // SIZE
+    blocks = square.reshape(len(frames), SIZE, block, SIZE, block, -1)
+    return np.rint(blocks.mean((2, 4), np.float32)).astype(np.uint8)
 
 
 def read_silhouettes(path: Path) -> dict[str, np.ndarray]:
@@ -125,14 +122,14 @@ def read_silhouettes(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # damaged files make scipy raise errors of any kind
         raise InputError(
             f"{path}: expected the original file of silhouettes, with fields of original_masks, "
-            f"got {type(error).__name__}: {str(error)[:80]}"
+            f"got {one_line(error)}"
         ) from error
     found = {}
     for name, mask in masks.items():
-        if mask.ndim != 3 or mask.shape[:2] != FRAME:
+        if mask.dtype.kind not in "bui" or mask.shape != (*FRAME, mask.shape[-1]) or not mask.size:
             raise InputError(
-                f"{path}: expected silhouettes of 144 x 180 pixels and some frames in {name}, got "
-                f"{mask.shape}"
+                f"{path}: expected silhouettes of 144 x 180 pixels in {name}, whole numbers "
+                f"(144, 180, time), got {mask.dtype} {mask.shape}"
             )
         frames = 255 * (np.moveaxis(mask, -1, 0)[..., None] > 0).astype(np.uint8)
         found[name] = np.where(resize(frames) >= 128, 255, 0).astype(np.uint8)
@@ -147,33 +144,37 @@ def fingerprint(files: Mapping[str, Path]) -> str:
 
 def _read_npz(path: Path) -> list[Clip]:
     """Clips of arrays ``<person>_<action>_video`` and ``<person>_<action>_mask``."""
-    arrays = _load(path)
-    clips = []
-    for name in sorted(key.removesuffix("_video") for key in arrays if key.endswith("_video")):
-        video, mask = arrays[f"{name}_video"], arrays.get(f"{name}_mask")
-        wanted = {"video": (video, (SIZE, SIZE, 3)), "mask": (mask, (SIZE, SIZE))}
-        for kind, (array, shape) in wanted.items():
-            if array is not None and (array.dtype != np.uint8 or array.shape[1:] != shape):
-                raise InputError(
-                    f"{path}: expected {name}_{kind} of uint8 (time, {', '.join(map(str, shape))}),"
-                    f" got {array.dtype} {array.shape}"
-                )
-        if mask is not None and len(mask) != len(video):
-            raise InputError(
-                f"{path}: expected as many silhouettes as frames in {name}, got {len(mask)} and "
-                f"{len(video)}"
-            )
-        own = None if mask is None else np.where(mask[..., None] > 0, 255, 0).astype(np.uint8)
-        clips.append(make_clip(path, name, video, own))
-    if not clips:
-        raise InputError(f"{path}: expected arrays <person>_<action>_video, got none")
-    return clips
-
-
-def _load(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise InputError(f"{path}: expected an .npz file of clips, got {reason}") from error
+        arrays = load_arrays(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    for key, array in arrays.items():
+        name, _, kind = key.rpartition("_")
+        shape = {"video": (SIZE, SIZE, 3), "mask": (SIZE, SIZE)}.get(kind)
+        if shape is None or f"{name}_video" not in arrays:
+            raise InputError(
+                f"{path}: expected arrays <person>_<action>_video, and <person>_<action>_mask of "
+                f"the same clips, got {key}"
+            )
+        if array.dtype != np.uint8 or array.shape[1:] != shape:
+            raise InputError(
+                f"{path}: expected {key} of uint8 (time, {', '.join(map(str, shape))}), got "
+                f"{array.dtype} {array.shape}"
+            )
+    names = [key.removesuffix("_video") for key in arrays if key.endswith("_video")]
+    if not names:
+        raise InputError(f"{path}: expected arrays <person>_<action>_video, got none")
+    return [
+        _npz_clip(path, name, arrays[f"{name}_video"], arrays.get(f"{name}_mask")) for name in names
+    ]
+
+
+def _npz_clip(path: Path, name: str, video: np.ndarray, mask: np.ndarray | None) -> Clip:
+    if mask is None:
+        return make_clip(path, name, video, None)
+    if len(mask) != len(video):
+        raise InputError(
+            f"{path}: expected as many silhouettes as frames in {name}, got {len(mask)} and "
+            f"{len(video)}"
+        )
+    return make_clip(path, name, video, np.where(mask[..., None] > 0, 255, 0).astype(np.uint8))

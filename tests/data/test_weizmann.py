@@ -174,7 +174,7 @@ def test_clips_of_an_npz_file(tmp_path):
     with pytest.raises(InputError, match=r"clips.npz: expected clips named .* got 'ido_dance'"):
         read_clips(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"clips.npz: expected an .npz file of clips, got"):
+    with pytest.raises(InputError, match=r"clips.npz: expected an .npz file of plain arrays, got"):
         read_clips(path)
 
 
