@@ -151,21 +151,7 @@ def score(
             means = {number: prediction.mean[number] for number in numbers}
             errors = np.asarray(squared_error(means, truth, observed))
             scores[name] = {"mean": float(errors.mean()), "sd": float(errors.std())}
-    if classes:
-        masks = hidden(shown, split.series)
-        counted = masks if any(masks[name].any() for name in classes) else observed
-        correct = {n: np.asarray(prediction.mean[n]) == split.series.values[n] for n in classes}
-        if any(counted[name].any() for name in classes):
-            scores["accuracy"] = float(select(correct, counted, classes).mean())
-        for name in classes:
-            if not counted[name].any():
-                continue
-            if len(classes) > 1:
-                scores[f"accuracy_{name}"] = float(correct[name][counted[name]].mean())
-            known = name in prediction.probabilities
-            if known and _constant(split.series.values[name], observed[name]):
-                own = split.series.values[name], counted[name], prediction.probabilities[name]
-                scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
+    scores |= _class_scores(prediction, shown, split.series, classes)
     pictures = image_names(modalities)
     for modality in modalities:
         if modality.name in pictures:
@@ -180,6 +166,29 @@ def score(
     log_prob = select(prediction.log_prob, counted, [*numbers, *classes])
     if log_prob.size:
         scores["nll"] = float(-log_prob.mean())
+    return scores
+
+
+def _class_scores(
+    prediction: Prediction, shown: Series, series: Series, classes: Sequence[str]
+) -> dict[str, float]:
+    """Accuracies of the categorical modalities `classes`."""
+    observed = {name: np.asarray(series.observed[name]) for name in classes}
+    masks = hidden(shown, series)
+    counted = masks if any(masks[name].any() for name in classes) else observed
+    correct = {name: np.asarray(prediction.mean[name]) == series.values[name] for name in classes}
+    scores = {}
+    if any(counted[name].any() for name in classes):
+        scores["accuracy"] = float(select(correct, counted, classes).mean())
+    for name in classes:
+        if not counted[name].any():
+            continue
+        if len(classes) > 1:
+            scores[f"accuracy_{name}"] = float(correct[name][counted[name]].mean())
+        known = name in prediction.probabilities
+        if known and _constant(series.values[name], observed[name]):
+            own = series.values[name], counted[name], prediction.probabilities[name]
+            scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
     return scores
 
 

@@ -78,8 +78,7 @@ def animation(strips: Sequence[Strip], scale: int = 2) -> np.ndarray:
     """Frames ``(time, height, width, 3)`` uint8: the rows of each video side by side.
 
     Args:
-        strips: the videos, one below the other, with the same rows; one that ends early keeps its
-            last frame.
+        strips: the videos, one below the other; one that ends early keeps its last frame.
         scale: screen pixels of a pixel.
     """
 
@@ -89,7 +88,12 @@ def animation(strips: Sequence[Strip], scale: int = 2) -> np.ndarray:
             last = min(step, strip.num_steps - 1)
             each = [_coloured(frames[last : last + 1]) for frames in strip.rows.values()]
             pictures.append(_side_by_side(np.concatenate(_equal_sizes(each))))
-        whole = (255 * np.concatenate(pictures)).round().astype(np.uint8)
+        width = max(picture.shape[1] for picture in pictures)
+        padded = [
+            np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0)), constant_values=1.0)
+            for each in pictures
+        ]
+        whole = (255 * np.concatenate(padded)).round().astype(np.uint8)
         return whole.repeat(scale, 0).repeat(scale, 1)
 
     return np.stack([frame(step) for step in range(max(strip.num_steps for strip in strips))])

@@ -1,187 +1,156 @@
-"""Scores and predictions of images."""
+"""Moments of predicted pixels against closed forms, and what images do not take part in."""
+
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 import pytest
-from skimage.metrics import structural_similarity
+from flax import linen as nn
+from jax import numpy as jnp
+from scipy import special
 
-from jdmm import (
-    MDMM,
-    InputError,
-    LossWeights,
-    Modality,
-    SigmaPointSSM,
-    predict,
-    predict_all,
-    series_from_arrays,
+from jdmm import Bernoulli, Categorical, InputError, Modality, predict_all, series_from_arrays
+from jdmm.evaluation import calibration, importance
+from jdmm.evaluation.images import image_names
+from jdmm.evaluation.prediction import Calibration
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.smoothing import PosteriorPath
+from jdmm.likelihoods import Likelihood, Normal, unconstrain_sd
+from jdmm.models.base import Model
+from jdmm.networks import Image
+
+GAINS = np.array([-1.0, 0.0, 1.0, 2.0], np.float32)
+OFFSET, NOISE = 0.5, 0.01
+SMALL = Image((2, 2, 1), (1,), "group")
+IMAGES = Modality("video", image=SMALL), Modality("mask", likelihood=Bernoulli(), image=SMALL)
+OTHERS = Modality("real"), Modality("label", likelihood=Categorical(2))
+
+
+@dataclass(frozen=True)
+class Known(Model):
+    """States ~ N(mean, sd^2) whatever is observed; pixels are linear in them, or their logits."""
+
+    modalities: tuple[Modality, ...] = (*OTHERS, *IMAGES)
+
+    def posterior_mean(self, variables, series, key):
+        path = self.posterior_samples(variables, series, key, 1, 0.0)
+        return jax.tree.map(lambda leaf: leaf[0], path)
+
+    def posterior_samples(self, variables, series, key, count, scale=1.0):
+        shape = (count, series.batch, series.num_steps, 1)
+        mean, sd = (jnp.full(shape, variables[name]) for name in ("mean", "sd"))
+        moments = Moments(mean, sd**2)
+        return PosteriorPath(moments, moments, mean + scale * sd * jax.random.normal(key, shape))
+
+    def emissions(self, variables, states):
+        one = jnp.full_like(states, unconstrain_sd(jnp.float32(NOISE)))
+        pixels = states * jnp.broadcast_to(GAINS, (*states.shape[:-1], 4))
+        raw = {
+            "real": (states, one),
+            "label": (jnp.stack([states, -states], -1),),
+            "video": (OFFSET + pixels, jnp.broadcast_to(one, pixels.shape)),
+            "mask": (pixels,),
+        }
+        return {name: raw[name] for name in self.likelihoods}
+
+
+VARIABLES = {"mean": 0.3, "sd": 0.02}
+SERIES = series_from_arrays(
+    {
+        "real": np.zeros((2, 3, 1)),
+        "label": np.ones((2, 3, 1)),
+        "video": np.full((2, 3, 4), 0.4),
+        "mask": np.ones((2, 3, 4)),
+    }
 )
-from jdmm.data.base import Split
-from jdmm.evaluation import scores
-from jdmm.evaluation.images import ssim
-from jdmm.likelihoods import Bernoulli, Categorical, Normal
-from jdmm.models.nearest import NearestValue
-from jdmm.networks import BATCH_STATS, Image
-
-RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_ssim_is_that_of_scikit_image(channels):
-    first = RNG.uniform(size=(2, 3, 16, 20, channels))
-    second = np.clip(first + RNG.normal(0, 0.2, first.shape), 0, 1)
-    second[0, 0] = first[0, 0]
-    first[1, 2] = second[1, 2] = 0.3
-    found = ssim(first, second)
-    for place in np.ndindex(2, 3):
-        expected = structural_similarity(
-            first[place],
-            second[place],
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1.0,
-            channel_axis=-1,
-        )
-        assert found[place] == pytest.approx(expected, abs=1e-9)
-    assert found[0, 0] == pytest.approx(1) and found[1, 2] == pytest.approx(1)
+def predicted(model=Known(), variables=VARIABLES, num_samples=4000, **options):  # noqa: B008
+    series = SERIES.select(list(model.likelihoods))
+    key = jax.random.key(0)
+    return predict_all(model, variables, series, key, num_samples, targets=series, **options)
 
 
-FORM = (16, 16, 1)
-MODALITIES = (
-    Modality("video", likelihood=Normal(), image=Image(FORM, (2, 2), "group", background=True)),
-    Modality("mask", likelihood=Bernoulli(), image=Image(FORM, (2, 2))),
-    Modality("action", likelihood=Categorical(3)),
-)
+def test_moments_of_real_pixels_against_the_closed_form():
+    found = predicted(calibration=Calibration(2.0, 0.5))
+    mean, sd = OFFSET + 0.3 * GAINS, np.hypot(2 * 0.02 * GAINS, 0.5 * NOISE)
+    np.testing.assert_allclose(found.mean["video"], np.broadcast_to(mean, (2, 3, 4)), rtol=1e-6)
+    np.testing.assert_allclose(found.expected["video"], found.mean["video"], atol=0.005)
+    np.testing.assert_allclose(found.sd["video"], np.broadcast_to(sd, (2, 3, 4)), rtol=0.05)
 
 
-def data(seed: int = 0):
-    """Series of two lengths, with missing frames."""
-    rng = np.random.default_rng(seed)
-    video = rng.uniform(size=(4, 8, 256))
-    mask = (rng.uniform(size=(4, 8, 256)) < 0.5).astype(float)
-    action = np.broadcast_to(rng.integers(0, 3, (4, 1, 1)), (4, 8, 1)).astype(float)
-    video[rng.uniform(size=(4, 8)) < 0.3] = np.nan
-    mask[2] = np.nan
-    arrays = {"video": video, "mask": mask, "action": action}
-    return series_from_arrays(arrays, lengths=np.array([8, 3, 8, 2]))
-
-
-MODELS = {
-    "bfvi": MDMM(MODALITIES, 2, 4, weights=LossWeights(filter=0.0, time_reversal=0.0)),
-    "sigma points": SigmaPointSSM(
-        MODALITIES, 2, 4, updates={m.name: "encoder" for m in MODALITIES}, decoded_samples=1
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def fitted(request):
-    model = MODELS[request.param]
-    return model, jax.jit(model.init)(jax.random.key(1), data())
-
-
-def test_the_background_of_a_series_reaches_its_prediction(fitted):
-    """It adds to the logit of a decoder, here untrained: hidden frames look like the others."""
-    model, variables = fitted
-    series = data()
-    found = predict(model, variables, series, jax.random.key(0), 0).mean["video"]
-    brighter = series.replace(
-        values={**series.values, "video": np.where(series.observed["video"], 0.9, 0.0)}
+def test_moments_of_binary_pixels_against_quadrature():
+    found = predicted(variables={"mean": 0.3, "sd": 1.5})
+    nodes, weights = special.roots_hermitenorm(80)
+    one = special.expit((0.3 + 1.5 * nodes) * GAINS[:, None]) @ (weights / weights.sum())
+    np.testing.assert_allclose(
+        found.mean["mask"], np.broadcast_to(special.expit(0.3 * GAINS), (2, 3, 4)), rtol=1e-5
     )
-    other = predict(model, variables, brighter, jax.random.key(0), 0).mean["video"]
-    hidden = np.asarray(series.valid)[..., None] & ~series.observed["video"]
-    hidden &= series.observed["video"].any(1, keepdims=True)
-    assert np.mean(np.where(hidden, other, np.nan)[hidden]) > 0.7
-    assert np.mean(np.asarray(found)[hidden]) < 0.65
+    np.testing.assert_allclose(found.expected["mask"][0, 0], one, atol=0.03)
+    np.testing.assert_allclose(found.sd["mask"][0, 0], np.sqrt(one * (1 - one)), atol=0.01)
 
 
-def test_moments_of_images_are_those_of_their_samples(fitted):
-    model, variables = fitted
-    found = predict(model, variables, data(), jax.random.key(0), 400, data(), return_samples=True)
-    for name in ("video", "mask"):
-        drawn = np.asarray(found.samples[name])
-        valid = np.asarray(data().valid)
-        np.testing.assert_allclose(
-            np.asarray(found.expected[name])[valid], drawn.mean(0)[valid], atol=0.15
+class NoMoments(Normal):
+    moments = Likelihood.moments
+
+
+def test_pixels_of_a_likelihood_without_moments_are_sampled():
+    found = predicted(Known((Modality("video", likelihood=NoMoments(), image=SMALL),)))
+    np.testing.assert_allclose(found.sd["video"][0, 0], np.hypot(0.02 * GAINS, NOISE), rtol=0.1)
+
+
+def test_the_other_modalities_are_predicted_as_without_images():
+    """With the same numbers; images have neither intervals nor densities."""
+    found, alone = predicted(num_samples=39), predicted(Known(OTHERS), num_samples=39)
+    for field in ("mean", "probabilities", "expected", "sd", "lower", "upper", "log_prob", "pit"):
+        own, expected = getattr(found, field), getattr(alone, field)
+        for name, values in expected.items():
+            np.testing.assert_allclose(own[name], values, rtol=1e-6, err_msg=f"{field} {name}")
+        images = {"video", "mask"} if field in ("mean", "expected", "sd") else set()
+        assert set(own) == set(expected) | images
+    assert set(found.crps) == {"real"}
+
+
+def test_samples_of_images_on_request():
+    found = predicted(return_samples=True)
+    assert found.samples["video"].shape == (4000, 2, 3, 4)
+    np.testing.assert_allclose(found.samples["video"].std(0), found.sd["video"], rtol=0.1)
+    assert set(np.unique(found.samples["mask"])) == {0.0, 1.0}
+    with pytest.raises(InputError, match="log_likelihood_bounds"):
+        predicted(num_samples=39, return_log_weights=True)
+
+
+def test_point_predictions_alone():
+    found = predict_all(Known(), VARIABLES, SERIES, jax.random.key(0), 0)
+    assert found.mean["video"].shape == (2, 3, 4) and found.expected == {}
+
+
+def test_bounds_and_calibration_of_images():
+    """Bounds as of plain features; intervals of images are none of the calibration's business."""
+    plain = tuple(
+        Modality(m.name, m.features, m.likelihood) if m.image is not None else m
+        for m in Known().modalities
+    )
+    assert image_names(plain) == [] and image_names(Known().modalities) == ["video", "mask"]
+    bounds, expected = (
+        importance.log_likelihood_bounds(model, VARIABLES, SERIES, jax.random.key(0), (1, 50))
+        for model in (Known(), Known(plain))
+    )
+    np.testing.assert_allclose(bounds.bounds[50], expected.bounds[50], rtol=1e-5)
+    cases = [SERIES], [SERIES], jax.random.key(0)
+    found, alone, other = (
+        calibration.coverage_errors(model, VARIABLES, *each, (1.0, 2.0), 39)
+        for model, each in (
+            (Known(), cases),
+            (Known(OTHERS), ([SERIES.select(["real", "label"])],) * 2 + (jax.random.key(0),)),
+            (Known(plain), cases),
         )
-        error = np.asarray(found.sd[name])[valid] - drawn.std(0)[valid]
-        assert np.abs(error).mean() < 0.02
-        assert not any(name in field for field in (found.pit, found.lower, found.log_prob))
-    assert "action" in found.probabilities and "action" in found.log_prob
-    with pytest.raises(InputError, match="expected no return_log_weights for images"):
-        predict(model, variables, data(), jax.random.key(0), 4, return_log_weights=True)
+    )
+    np.testing.assert_allclose(found, alone)
+    assert (other > found).all()
 
 
-def test_batches_of_similar_length_change_nothing(fitted):
-    """Series in batches that end at different steps are predicted as in one."""
-    model, variables = fitted
-    series, key = data(), jax.random.key(0)
-    one = predict(model, variables, series, key, 0)
-    for size in (1, 3):
-        every = predict_all(model, variables, series, key, 0, batch_size=size)
-        valid = np.asarray(series.valid)
-        for name, mean in every.mean.items():
-            assert mean.shape == one.mean[name].shape
-            np.testing.assert_allclose(mean[valid], np.asarray(one.mean[name])[valid], 1e-4, 1e-5)
-
-
-def test_training_moves_running_statistics_and_validation_uses_them(fitted):
-    model, variables = fitted
-    series = data()
-    still = model.loss(variables, series, series, jax.random.key(0), 1.0)
-    moving = model.loss(variables, series, series, jax.random.key(0), 1.0, training=True)
-    assert still.statistics is None
-    before = jax.tree.leaves(variables[BATCH_STATS])
-    after = jax.tree.leaves(moving.statistics)
-    assert jax.tree.structure(moving.statistics) == jax.tree.structure(variables[BATCH_STATS])
-    assert all(not np.allclose(a, b) for a, b in zip(before, after, strict=True))
-    assert not np.isclose(still.total(1.0), moving.total(1.0))
-
-
-def test_gradients_are_finite_where_nothing_is_observed(fitted):
-    model, variables = fitted
-    series = data().hide({m.name: np.zeros((4, 8, 1), bool) for m in MODALITIES})
-
-    def total(params):
-        own = {**variables, "params": params}
-        loss = model.loss(own, series, data(), jax.random.key(0), 1.0, training=True)
-        return loss.total(1.0)
-
-    gradient = jax.jit(jax.grad(total))(variables["params"])
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-
-def test_scores_of_images_and_of_whole_series():
-    series = data()
-    model = NearestValue(MODALITIES)
-    variables = model.fit(series)
-    shown = series.hide({m.name: np.full((4, 8, 1), m.name == "video") for m in MODALITIES})
-    prediction = jax.device_get(predict(model, variables, shown, jax.random.key(0), 5, series))
-    found = scores.score(prediction, jax.device_get(shown), Split(series), MODALITIES)
-    assert found["ssim_video"]["mean"] == pytest.approx(1, abs=1e-6)
-    assert found["pixel_mse_video"]["mean"] == pytest.approx(0, abs=1e-9)
-    expected = variables["mean"]["mask"]
-    truth = np.asarray(series.values["mask"])
-    each = [np.mean((truth[i, :n] - expected) ** 2) for i, n in ((0, 8), (1, 3), (3, 2))]
-    assert found["pixel_mse_mask"]["mean"] == pytest.approx(np.mean(each), rel=1e-3)
-    label = np.argmax(variables["mean"]["action"])
-    actual = np.asarray(series.values["action"])[:, 0, 0]
-    assert found["series_accuracy_action"] == np.mean(actual == label)
-    assert "mse" not in found and "coverage95" not in found
-
-
-def test_the_nearest_value_is_copied():
-    x = np.full((2, 6, 1), np.nan)
-    x[0, [1, 4], 0] = 5.0, 7.0
-    label = np.full((2, 6, 1), np.nan)
-    label[0, 3] = 2
-    modalities = (Modality("x"), Modality("label", likelihood=Categorical(3)))
-    model = NearestValue(modalities)
-    training = series_from_arrays({"x": np.arange(6.0)[None], "label": np.zeros((1, 6))})
-    variables = model.fit(training)
-    series = series_from_arrays({"x": x, "label": label})
-    found = predict(model, variables, series, jax.random.key(0), 0).mean
-    assert np.asarray(found["x"])[0, :, 0].tolist() == [5, 5, 5, 7, 7, 7]
-    np.testing.assert_allclose(found["x"][1, :, 0], 2.5)
-    assert np.asarray(found["label"])[0, :, 0].tolist() == [2] * 6
-    assert np.asarray(found["label"])[1, :, 0].tolist() == [0] * 6
+def test_classes_of_pixels_are_no_image():
+    decoder = nn.Dense(4)
+    classes = Modality("parts", likelihood=Categorical(2), image=SMALL, decoder=decoder)
+    assert image_names([classes]) == []
