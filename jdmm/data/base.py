@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from jdmm.data.modality import Modality, check_series
+from jdmm.data.modality import Modality, check_series, images_of
 from jdmm.data.tasks import STANDARD_TASKS, Task
 from jdmm.errors import InputError
 from jdmm.likelihoods import Categorical
@@ -117,14 +117,27 @@ class Dataset(abc.ABC):
     def draw(self, split: Split, outcomes: Mapping[str, Outcome]) -> dict[str, Figure]:
         """Figures of an evaluation by name.
 
-        By default one per task, of the observed and the predicted values of the first series, and
-        one of the latent states.
+        By default one per task and one of the latent states. That of a task has the observed and
+        the predicted values of the first series as curves. If there are images, it is their
+        storyboard, and a figure "<task>_curves" has the other numeric modalities.
 
         Args:
             split: the split that was evaluated.
             outcomes: task -> outcome.
         """
-        figures = {task: self._draw_task(split, outcome) for task, outcome in outcomes.items()}
+        images = images_of(self.modalities)
+        curves = [
+            m
+            for m in self.modalities
+            if not images or (m not in images and not isinstance(m.likelihood, Categorical))
+        ]
+        figures = {}
+        for task, outcome in outcomes.items():
+            if images:
+                figures[task] = storyboard.storyboard(self._strips(split, outcome))
+            if curves:
+                name = f"{task}_curves" if images else task
+                figures[name] = _draw_curves(curves, split, outcome)
         return {**figures, **draw_latents(split, outcomes)}
 
     def animate(self, split: Split, outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
@@ -136,7 +149,7 @@ class Dataset(abc.ABC):
             split: the split that was evaluated.
             outcomes: task -> outcome.
         """
-        if not any(m.image for m in self.modalities):
+        if not images_of(self.modalities):
             return {}
         return {
             f"{task}_video": storyboard.animation(self._strips(split, outcome))
@@ -155,80 +168,95 @@ class Dataset(abc.ABC):
             samples: modality -> ``(series, time, feature)`` expected values.
             title: above the figure.
         """
-        images = {m.name: m.image.shape for m in self.modalities if m.image is not None}
+        images = images_of(self.modalities)
         if not images:
             return plots.curves({m.name: samples[m.name] for m in self.modalities}, title)
-        each = {
-            name: np.asarray(samples[name]).reshape(*samples[name].shape[:2], *shape)
-            for name, shape in images.items()
-        }
-        count = min(DRAWN, len(next(iter(each.values()))))
+        count = min(DRAWN, len(samples[images[0].name]))
         return storyboard.storyboard(
             [
-                Strip(f"{title}, {row}", {name: frames[row] for name, frames in each.items()})
+                Strip(f"{title}, {row}", {m.name: _frames(m, samples[m.name][row]) for m in images})
                 for row in range(count)
             ]
         )
 
-    def _draw_task(self, split: Split, outcome: Outcome) -> Figure:
-        """The first series: storyboards of images, else curves with intervals of the numbers."""
-        if any(m.image for m in self.modalities):
-            return storyboard.storyboard(self._strips(split, outcome))
-        valid = np.asarray(split.series.valid)[..., None]
-        mean = {name: np.where(valid, values, np.nan) for name, values in outcome.mean.items()}
-        sd = {
-            m.name: np.full_like(mean[m.name], np.nan)
-            if isinstance(m.likelihood, Categorical)
-            else outcome.sd[m.name]
-            for m in self.modalities
-        }
-        trees = (split.series.values, split.series.observed, outcome.shown.observed, mean, sd)
-        return plots.imputations(
-            *({m.name: np.asarray(tree[m.name])[:DRAWN] for m in self.modalities} for tree in trees)
-        )
-
     def _strips(self, split: Split, outcome: Outcome) -> list[Strip]:
         """The first series with images: what is true, what was shown and what is predicted."""
-        labels = [m.name for m in self.modalities if isinstance(m.likelihood, Categorical)]
+        images = images_of(self.modalities)
+        classes = [m.name for m in self.modalities if isinstance(m.likelihood, Categorical)]
         strips = []
         for row in range(min(DRAWN, split.series.batch)):
-            steps = int(split.series.lengths[row])
-            rows = {}
-            for modality in self.modalities:
-                if modality.image is not None:
-                    rows |= self._rows(modality, split.series, outcome, row, steps)
-            title, captions, correct = f"series {row}", [], []
-            if labels:
-                title = ", ".join(
-                    f"{name} {self.class_name(name, int(split.series.values[name][row, 0, 0]))}"
-                    for name in labels
-                )
-                name = labels[-1]
-                found = np.asarray(outcome.mean[name])[row, :steps, 0].astype(int)
-                chances = np.asarray(outcome.probabilities[name])[row, :steps, 0].max(-1)
-                captions = [
-                    f"{self.class_name(name, number)} {chance:.2f}"
-                    for number, chance in zip(found, chances, strict=True)
-                ]
-                correct = (found == split.series.values[name][row, :steps, 0]).tolist()
-            strips.append(Strip(title, rows, captions, correct))
+            rows: dict[str, np.ndarray] = {}
+            for modality in images:
+                rows |= _image_rows(modality, split.series, outcome, row)
+            labels = [self._first_class(name, split.series, row) for name in classes]
+            title = ", ".join(label for label in labels if label) or f"series {row}"
+            captions = self._captions(classes[-1], split.series, outcome, row) if classes else []
+            strips.append(
+                Strip(title, rows, [text for text, _ in captions], [right for _, right in captions])
+            )
         return strips
 
-    @staticmethod
-    def _rows(
-        modality: Modality, series: Series, outcome: Outcome, row: int, steps: int
-    ) -> dict[str, np.ndarray]:
-        """What each row of a storyboard shows -> frames; nothing shown has no row of its own."""
-        assert modality.image is not None
-        name, shape = modality.name, (steps, *modality.image.shape)
+    def _first_class(self, name: str, series: Series, row: int) -> str:
+        """The first observed class of a series, after the name of its modality; "" for none."""
+        observed = np.asarray(series.observed[name])[row, :, 0]
+        if not observed.any():
+            return ""
+        return (
+            f"{name} {self.class_name(name, int(series.values[name][row, observed.argmax(), 0]))}"
+        )
 
-        def frames(values: Any) -> np.ndarray:
-            return np.asarray(values[name])[row, :steps].reshape(shape)
+    def _captions(
+        self, name: str, series: Series, outcome: Outcome, row: int
+    ) -> list[tuple[str, bool | None]]:
+        """The predicted class of each step with its probability, and whether it is right."""
+        trees = (outcome.mean, outcome.probabilities, series.values, series.observed)
+        steps = int(series.lengths[row])
+        return [
+            (
+                f"{self.class_name(name, int(predicted))} {probabilities.max():.2f}",
+                bool(predicted == actual) if observed else None,
+            )
+            for predicted, probabilities, actual, observed in zip(
+                *(np.asarray(tree[name])[row, :steps, 0] for tree in trees), strict=True
+            )
+        ]
 
-        truth = np.where(frames(series.observed), frames(series.values), np.nan)
-        given = frames(outcome.shown.observed)
-        shown = {f"{name} shown": np.where(given, truth, np.nan)} if given.any() else {}
-        return {f"{name}": truth, **shown, f"{name} predicted": frames(outcome.mean)}
+
+def _frames(modality: Modality, values: Any) -> np.ndarray:
+    """Images ``(time, height, width, channel)`` from their pixels ``(time, feature)``."""
+    assert modality.image is not None
+    return np.asarray(values).reshape(-1, *modality.image.shape)
+
+
+def _image_rows(
+    modality: Modality, series: Series, outcome: Outcome, row: int
+) -> dict[str, np.ndarray]:
+    """Rows of a storyboard -> frames; if the task shows no such image, without what was shown."""
+    name, own = modality.name, np.s_[row, : int(series.lengths[row])]
+    shown = np.asarray(outcome.shown.observed[name])
+    observed, given, values, mean = (
+        _frames(modality, tree[own])
+        for tree in (series.observed[name], shown, series.values[name], outcome.mean[name])
+    )
+    truth = np.where(observed, values, np.nan)
+    second = {f"{name} shown": np.where(given, truth, np.nan)} if shown.any() else {}
+    return {name: truth, **second, f"{name} predicted": mean}
+
+
+def _draw_curves(modalities: Sequence[Modality], split: Split, outcome: Outcome) -> Figure:
+    """The first series, with intervals of the numeric modalities."""
+    valid = np.asarray(split.series.valid)[..., None]
+    mean = {m.name: np.where(valid, outcome.mean[m.name], np.nan) for m in modalities}
+    sd = {
+        m.name: np.full_like(mean[m.name], np.nan)
+        if isinstance(m.likelihood, Categorical)
+        else outcome.sd[m.name]
+        for m in modalities
+    }
+    trees = (split.series.values, split.series.observed, outcome.shown.observed, mean, sd)
+    return plots.imputations(
+        *({m.name: np.asarray(tree[m.name])[:DRAWN] for m in modalities} for tree in trees)
+    )
 
 
 def draw_latents(

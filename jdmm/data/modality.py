@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from jdmm.errors import InputError
-from jdmm.likelihoods import Bernoulli, Likelihood, Normal
+from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
 from jdmm.networks import Image
 from jdmm.series import Series
 
@@ -80,6 +80,13 @@ class Modality:
 def by_name(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
     """The modalities ordered by name, for models whose weights depend on their order."""
     return tuple(sorted(modalities, key=lambda modality: modality.name))
+
+
+def images_of(modalities: Sequence[Modality]) -> list[Modality]:
+    """The modalities whose values are images. Classes of pixels count as categorical."""
+    return [
+        m for m in modalities if m.image is not None and not isinstance(m.likelihood, Categorical)
+    ]
 
 
 def check_modalities(modalities: Sequence[Modality]) -> None:

@@ -22,6 +22,7 @@ from jax import numpy as jnp
 from jdmm.compiling import Static
 from jdmm.errors import InputError
 from jdmm.evaluation.batching import batches
+from jdmm.evaluation.images import image_names
 from jdmm.evaluation.prediction import (
     LEVEL,
     UNCALIBRATED,
@@ -153,7 +154,7 @@ def covered_values(
         Modality -> ``(posterior, emission, batch)``, without categorical modalities and images.
     """
     model, likelihoods = static.value, static.value.likelihoods
-    images = [modality.name for modality in model.modalities if modality.image is not None]
+    images = image_names(model.modalities)
     sample_key, emission_key = jax.random.split(key)
 
     def sample(scale: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from jax.scipy import special
 from jdmm.compiling import Static
 from jdmm.errors import InputError
 from jdmm.evaluation.batching import batches
+from jdmm.evaluation.images import image_names
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Raw
 from jdmm.models.base import ExactLikelihood, Model, Variables
@@ -115,7 +116,15 @@ def log_weights(
     """
     check(model, series)
     path = model.posterior_samples(variables, series, key, num_samples)
-    return weights_of(model, series, path, model.emissions_of(variables, path.states, series))
+
+    def weights(own: PosteriorPath) -> jax.Array:
+        raw = model.emissions_of(variables, own.states, series)
+        return weights_of(model, series, own, raw)
+
+    if not image_names(model.modalities):
+        return weights(path)
+    # the images of all samples would fill the memory
+    return jax.lax.map(lambda own: weights(jax.tree.map(lambda leaf: leaf[None], own))[0], path)
 
 
 def weights_of(

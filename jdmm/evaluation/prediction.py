@@ -8,7 +8,6 @@ everything observed x, averages the emission distribution over the posterior:
 
 import math
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from jdmm.compiling import Static
 from jdmm.errors import InputError
 from jdmm.evaluation import importance
 from jdmm.evaluation.batching import bucketed_batches
+from jdmm.evaluation.images import decode_in_turn, image_names
 from jdmm.inference.gaussian import Moments
 from jdmm.likelihoods import Categorical, mixture_log_prob
 from jdmm.models.base import Model, Variables
@@ -228,15 +228,15 @@ def predict_batch(
     if paths is None:
         return prediction
 
-    images = [m.name for m in model.modalities if m.image is not None]
+    images = image_names(model.modalities)
     if images:
-        emissions, pixels = _decode_images(
+        emissions, pixels = decode_in_turn(
             model,
             variables,
             series,
             paths.states,
-            images,
-            calibration,
+            prediction.mean,
+            calibration.emission,
             emission_key,
             return_samples,
         )
@@ -272,59 +272,6 @@ def predict_batch(
             prediction.pit[name] = probability_integral_transform(samples, value)
             prediction.crps[name] = ranked_probability_score(samples, value)
     return prediction
-
-
-class _Pixels(NamedTuple):
-    """Modality -> what is predicted of its images; see `Prediction`."""
-
-    expected: dict[str, Any]
-    sd: dict[str, Any]
-    samples: dict[str, Any]
-
-
-def _decode_images(
-    model: Model,
-    variables: Variables,
-    series: Series,
-    states: jax.Array,
-    images: Sequence[str],
-    calibration: Calibration,
-    key: jax.Array,
-    return_samples: bool,
-) -> tuple[dict[str, Any], _Pixels]:
-    """Raw outputs of the other modalities for all samples of the states; moments of the images.
-
-    The images of one sample at a time are in memory.
-    """
-    likelihoods = model.likelihoods
-    keys = jax.random.split(key, len(states))
-
-    def one(own: jax.Array, own_key: jax.Array) -> tuple[Any, Any, Any]:
-        raw = dict(model.emissions_of(variables, own, series))
-        moments, drawn = {}, {}
-        for index, name in enumerate(images):
-            pixels = likelihoods[name].rescale(raw.pop(name), calibration.emission)
-            mean, variance = likelihoods[name].moments(pixels)
-            moments[name] = mean, variance + mean**2
-            if return_samples:
-                drawn[name] = likelihoods[name].sample(pixels, jax.random.fold_in(own_key, index))
-        return moments, raw, drawn
-
-    def _step(total: Any, inputs: Any) -> tuple[Any, Any]:
-        """Adds the moments of one sample."""
-        moments, *rest = one(*inputs)
-        return jax.tree.map(jnp.add, total, moments), rest
-
-    shapes, *_ = jax.eval_shape(one, states[0], keys[0])
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, (raw, drawn) = jax.lax.scan(_step, start, (states, keys))
-    average = jax.tree.map(lambda leaf: leaf / len(states), total)
-    expected = {name: mean for name, (mean, _) in average.items()}
-    sd = {
-        name: jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
-        for name, (mean, square) in average.items()
-    }
-    return raw, _Pixels(expected, sd, drawn)
 
 
 def quantiles(samples: jax.Array, levels: jax.Array) -> jax.Array:
@@ -431,7 +378,7 @@ def _check(
         raise InputError(f"expected num_samples of at least 0, got {num_samples}")
     if not 0 < level < 1:
         raise InputError(f"expected a level between 0 and 1, such as 0.95, got {level}")
-    if return_log_weights and any(modality.image is not None for modality in model.modalities):
+    if return_log_weights and image_names(model.modalities):
         raise InputError(
             "expected no return_log_weights for images, whose samples are not kept: use "
             "log_likelihood_bounds"

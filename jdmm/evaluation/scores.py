@@ -1,10 +1,11 @@
-"""Scores of predictions: squared error, accuracy, coverage, CRPS and log density.
+"""Scores of predictions: squared error, accuracy, coverage, CRPS, log density and SSIM.
 
 Real and binary modalities are scored by their squared error and by their intervals, categorical
-ones by their accuracy. All have a log density.
+ones by their accuracy. Both have a log density. Images are scored by their structural similarity
+and by their squared error per pixel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from jax import numpy as jnp
 
 from jdmm.data.base import Split
 from jdmm.data.modality import Modality
-from jdmm.evaluation.images import ssim
+from jdmm.evaluation.images import WINDOW, image_names, ssim
 from jdmm.evaluation.prediction import Prediction
 from jdmm.likelihoods import Categorical
 from jdmm.series import Series
@@ -22,13 +23,14 @@ LEVELS = (0.5, 0.8, 0.95)
 
 
 def numeric(modalities: Sequence[Modality]) -> list[str]:
-    """Names of the modalities whose values are numbers."""
+    """Names of the modalities whose values are numbers; images included."""
     return [m.name for m in modalities if not isinstance(m.likelihood, Categorical)]
 
 
-def images(modalities: Sequence[Modality]) -> list[str]:
-    """Names of the modalities whose values are images."""
-    return [m.name for m in modalities if m.image is not None]
+def with_intervals(modalities: Sequence[Modality]) -> list[str]:
+    """Names of the modalities whose values are numbers; images left out."""
+    images = image_names(modalities)
+    return [name for name in numeric(modalities) if name not in images]
 
 
 def categorical(modalities: Sequence[Modality]) -> list[str]:
@@ -84,7 +86,9 @@ def interval_targets(shown: Series, split: Split) -> dict[str, np.ndarray]:
     return masks
 
 
-def scored_values(shown: Series, split: Split) -> dict[str, np.ndarray]:
+def scored_values(
+    shown: Series, split: Split, unscored: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Modality -> values that densities and intervals are scored at.
 
     These are the observed values where they are hidden, and the second observation elsewhere.
@@ -92,11 +96,15 @@ def scored_values(shown: Series, split: Split) -> dict[str, np.ndarray]:
     Args:
         shown: what one task shows of the split, or several tasks, ``(task * batch, ...)``.
         split: the split.
+        unscored: modalities without densities and intervals, whose shown values are returned,
+            which takes no further memory.
     """
     times = shown.batch // split.series.batch
     second = split.series.values if split.second is None else split.second
     return {
-        name: np.where(
+        name: shown.values[name]
+        if name in unscored
+        else np.where(
             shown.observed[name],
             np.concatenate([second[name]] * times),
             np.concatenate([values] * times),
@@ -121,18 +129,20 @@ def score(
     Returns:
         "mse": mean and sd over series of `squared_error` at all observed values, shown or not.
         "mse_truth": the same against the split's truth.
-        "accuracy": share of the hidden classes that are predicted, or of all if none was hidden. Of
-        several categorical modalities, "accuracy_<modality>".
-        "series_accuracy_<modality>": the same of whole series, for classes that do not change
-        within a series: the class whose probability, averaged over the steps, is highest.
-        "ssim_<modality>": structural similarity of all observed images, mean and sd over series.
-        "pixel_mse_<modality>": their squared error per pixel.
+        "accuracy": share of the hidden classes that are predicted, or of all if none was hidden.
+        "accuracy_<modality>": the same of one modality, where several are categorical.
+        "series_accuracy_<modality>": share of the series whose class is predicted, of a modality
+        whose class never changes within a series. The prediction is the class with the highest
+        probability, averaged over the steps at which the class counts for "accuracy".
+        "ssim_<modality>": structural similarity of the images of which all pixels are observed,
+        shown or not; the mean over each series, of which mean and sd over the series are given. It
+        is left out for images smaller than 11x11.
+        "pixel_mse_<modality>": squared error per pixel of the same images.
         "coverage50", "coverage80", "coverage95": share of the values of `interval_targets` within
         the central intervals of these levels; "crps": their mean CRPS, in the values' units; "nll":
         their mean negative log density, in nats per value, classes included.
     """
-    pictures, classes = images(modalities), categorical(modalities)
-    numbers = [name for name in numeric(modalities) if name not in pictures]
+    numbers, classes = with_intervals(modalities), categorical(modalities)
     observed = {name: np.asarray(mask) for name, mask in split.series.observed.items()}
     scores: dict[str, Any] = {}
     truths = {"mse": split.series.values, "mse_truth": split.truth}
@@ -141,22 +151,10 @@ def score(
             means = {number: prediction.mean[number] for number in numbers}
             errors = np.asarray(squared_error(means, truth, observed))
             scores[name] = {"mean": float(errors.mean()), "sd": float(errors.std())}
-    if classes:
-        masks = hidden(shown, split.series)
-        counted = masks if any(masks[name].any() for name in classes) else observed
-        correct = {n: np.asarray(prediction.mean[n]) == split.series.values[n] for n in classes}
-        for name in classes if len(classes) > 1 else ():
-            if counted[name].any():
-                scores[f"accuracy_{name}"] = float(correct[name][counted[name]].mean())
-        if len(classes) == 1 and counted[classes[0]].any():
-            scores["accuracy"] = float(select(correct, counted, classes).mean())
-        for name in classes:
-            known = name in prediction.probabilities
-            if known and _constant(split.series.values[name], counted[name]):
-                own = split.series.values[name], counted[name], prediction.probabilities[name]
-                scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
+    scores |= _class_scores(prediction, shown, split.series, classes)
+    pictures = image_names(modalities)
     for modality in modalities:
-        if modality.image is not None:
+        if modality.name in pictures:
             scores |= _image_scores(modality, prediction, split.series)
     counted = interval_targets(shown, split)
     pit = select(prediction.pit, counted, numbers)
@@ -171,37 +169,57 @@ def score(
     return scores
 
 
-def _constant(values: np.ndarray, counted: np.ndarray) -> bool:
-    """Whether every series of more than one step has one class at all of them."""
-    low = np.where(counted, values, np.inf).min((1, 2))
-    high = np.where(counted, values, -np.inf).max((1, 2))
-    some = counted.any((1, 2))
-    return bool(some.any() and (low == high)[some].all() and values.shape[1] > 1)
+def _class_scores(
+    prediction: Prediction, shown: Series, series: Series, classes: Sequence[str]
+) -> dict[str, float]:
+    """Accuracies of the categorical modalities `classes`."""
+    observed = {name: np.asarray(series.observed[name]) for name in classes}
+    masks = hidden(shown, series)
+    counted = masks if any(masks[name].any() for name in classes) else observed
+    correct = {name: np.asarray(prediction.mean[name]) == series.values[name] for name in classes}
+    scores = {}
+    if any(counted[name].any() for name in classes):
+        scores["accuracy"] = float(select(correct, counted, classes).mean())
+    for name in classes:
+        if not counted[name].any():
+            continue
+        if len(classes) > 1:
+            scores[f"accuracy_{name}"] = float(correct[name][counted[name]].mean())
+        known = name in prediction.probabilities
+        if known and _constant(series.values[name], observed[name]):
+            own = series.values[name], counted[name], prediction.probabilities[name]
+            scores[f"series_accuracy_{name}"] = _series_accuracy(*own)
+    return scores
+
+
+def _constant(values: np.ndarray, observed: np.ndarray) -> bool:
+    """Whether every series has one class, and some series is observed at several steps."""
+    low = np.where(observed, values, np.inf).min((1, 2))
+    high = np.where(observed, values, -np.inf).max((1, 2))
+    count = observed.sum((1, 2))
+    return bool((low == high)[count > 0].all() and (count > 1).any())
 
 
 def _series_accuracy(values: np.ndarray, counted: np.ndarray, probabilities: Any) -> float:
     """Share of the series, of one class each, whose class has the highest mean probability."""
-    weights = counted[..., None]
-    average = np.sum(np.where(weights, probabilities, 0.0), (1, 2))
-    some = counted.any((1, 2))
+    total = np.sum(np.where(counted[..., None], probabilities, 0.0), (1, 2))
     actual = np.where(counted, values, 0).max((1, 2))
-    return float((average.argmax(-1) == actual)[some].mean())
+    return float((total.argmax(-1) == actual)[counted.any((1, 2))].mean())
 
 
 def _image_scores(modality: Modality, prediction: Prediction, series: Series) -> dict[str, Any]:
-    """Structural similarity and squared error of all observed frames of one modality."""
+    """Structural similarity and squared error of the images of one modality."""
     assert modality.image is not None
     name, shape = modality.name, modality.image.shape
     observed: np.ndarray = np.all(np.asarray(series.observed[name]), axis=-1)
-    truth, mean = (np.asarray(tree[name]) for tree in (series.values, prediction.mean))
-    each = []
+    both = [np.asarray(tree[name]) for tree in (series.values, prediction.mean)]
+    scores: dict[str, list[float]] = {}
     for row in np.flatnonzero(np.any(observed, axis=1)):
-        frames = [pixels[row][observed[row]].reshape(-1, *shape) for pixels in (truth, mean)]
-        each.append((ssim(*frames).mean(), np.mean((frames[0] - frames[1]) ** 2)))
-    if not each:
-        return {}
-    found = dict(zip(("ssim", "pixel_mse"), np.array(each).T, strict=True))
+        truth, mean = (pixels[row][observed[row]].reshape(-1, *shape) for pixels in both)
+        if min(shape[:2]) >= WINDOW:
+            scores.setdefault("ssim", []).append(ssim(truth, mean).mean())
+        scores.setdefault("pixel_mse", []).append(np.mean((truth - mean) ** 2))
     return {
-        f"{kind}_{name}": {"mean": float(own.mean()), "sd": float(own.std())}
-        for kind, own in found.items()
+        f"{kind}_{name}": {"mean": float(np.mean(each)), "sd": float(np.std(each))}
+        for kind, each in scores.items()
     }

@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jdmm.data import tasks
 from jdmm.data.base import Split
 from jdmm.evaluation import calibration, importance, scores
+from jdmm.evaluation.images import image_names
 from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, predict_all
 from jdmm.experiments import report, settings
 from jdmm.experiments.settings import Experiment
@@ -86,6 +87,7 @@ def predict_tasks(
     """The prediction of every task, and what it shows of the series."""
     evaluation, series = experiment.evaluation, split.series
     names, key = evaluation.tasks, jax.random.key(evaluation.seed)
+    images = image_names(experiment.model.modalities)
     shown = jax.jit(partial(tasks.show, experiment.dataset.tasks, names))(series, key)
     prediction = predict_all(
         experiment.model,
@@ -93,7 +95,9 @@ def predict_tasks(
         shown,
         key,
         evaluation.draws,
-        shown.replace(values=scores.scored_values(shown, split)),  # type: ignore[attr-defined]
+        shown.replace(  # type: ignore[attr-defined]
+            values=scores.scored_values(shown, split, images)
+        ),
         evaluation.batch_size,
         scales,
         return_log_weights=_weights_are_free(experiment, scales),
@@ -146,7 +150,7 @@ def _weights_are_free(experiment: Experiment, scales: Calibration) -> bool:
         and max(counts) <= experiment.evaluation.draws  # type: ignore[type-var, arg-type]
         and scales == UNCALIBRATED  # these samples are from q itself
         and not isinstance(model, ExactLikelihood)
-        and not any(modality.image is not None for modality in model.modalities)
+        and not image_names(model.modalities)
     )
 
 

@@ -46,10 +46,14 @@ COLUMNS = {
 """Score -> its column, in the order of the tables."""
 
 OF_MODALITY = {
-    "ssim": Column("SSIM", 3, "structural similarity of the images of {}"),
+    "ssim": Column("SSIM", 3, "structural similarity of {}, 1 for equal images"),
     "pixel_mse": Column("pixel MSE", 4, "squared error per pixel of {}"),
     "accuracy": Column("accuracy", 3, "share of the hidden classes of {} that are predicted"),
-    "series_accuracy": Column("by series", 3, "share of the series whose {} is predicted"),
+    "series_accuracy": Column(
+        "accuracy by series",
+        3,
+        "share of the series whose {} is predicted, by probabilities averaged over the steps",
+    ),
 }
 """Scores of single modalities, "<score>_<modality>"."""
 
@@ -97,8 +101,7 @@ def _arrays(prediction: Prediction, shown: Series) -> Outcome:
 
 def _pits(dataset: Dataset, split: Split, outcomes: Outcomes) -> dict[str, np.ndarray]:
     """Task -> probability integral transforms of the values whose intervals are scored."""
-    images = scores.images(dataset.modalities)
-    numbers = [name for name in scores.numeric(dataset.modalities) if name not in images]
+    numbers = scores.with_intervals(dataset.modalities)
     pits = {
         task: scores.select(prediction.pit, scores.interval_targets(shown, split), numbers)
         for task, (prediction, shown) in outcomes.items()
@@ -201,13 +204,14 @@ def mean_and_sd(values: Sequence[Any]) -> dict[str, float]:
 def columns(each: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """The columns of the scores that any task of these results has."""
     found = {name for results in each for values in results["tasks"].values() for name in values}
-    every = dict(COLUMNS)
+    every = {}
     for kind, column in OF_MODALITY.items():
-        for name in sorted(found):
-            if name.startswith(f"{kind}_") and name not in COLUMNS:
+        for name in sorted(found - set(COLUMNS)):
+            if name.startswith(f"{kind}_"):
                 modality = name.removeprefix(f"{kind}_")
                 meaning = column.meaning.format(modality)
                 every[name] = Column(f"{column.heading}, {modality}", column.digits, meaning)
+    every |= COLUMNS
     return {name: column for name, column in every.items() if name in found}
 
 

@@ -117,8 +117,8 @@ def infer_file(
 
     Writes "lengths" and, of numeric modalities, "<modality>_mean", "<modality>_sd",
     "<modality>_lower" and "<modality>_upper" (95 % interval), each ``(batch, before + time + after,
-    feature)``. Of categorical modalities "<modality>_mean" is the most probable class, and
-    "<modality>_probabilities" has a last axis of classes.
+    feature)``. Images have no bounds. Of categorical modalities "<modality>_mean" is the most
+    probable class, and "<modality>_probabilities" has a last axis of classes.
 
     Raises:
         InputError: for a bad file, negative numbers, or a directory without a finished checkpoint.

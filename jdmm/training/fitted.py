@@ -105,6 +105,8 @@ class FittedModel:
             for field, undo in UNDO.items()
             if (found := getattr(prediction, field, None))
         }
+        if prediction.log_weights is not None:  # log densities of all that is observed
+            undone["log_weights"] = prediction.log_weights - self._sum_of_log_sd(series)[:, None]
         return prediction._replace(**undone)
 
     def calibrate(
@@ -213,11 +215,14 @@ class FittedModel:
             found = log_likelihood_bounds(
                 self.model, self.variables, scaled, key, counts, batch_size
             ).bounds[num_samples]
-        correction = np.zeros(series.batch)
-        if self.scaling is not None:
-            for name, log_sd in self.scaling.log_sd.items():
-                correction += np.where(series.observed[name], log_sd, 0.0).sum((1, 2))
-        return np.asarray(found, np.float64) - correction
+        return np.asarray(found, np.float64) - self._sum_of_log_sd(series)
+
+    def _sum_of_log_sd(self, series: Series) -> np.ndarray:
+        """What a log density of the scaled series has too much, ``(batch,)``."""
+        total = np.zeros(series.batch)
+        for name, log_sd in {} if self.scaling is None else self.scaling.log_sd.items():
+            total += np.where(series.observed[name], log_sd, 0.0).sum((1, 2))
+        return total
 
     def _scaled(self, series: Series) -> Series:
         """Checked and standardised."""

@@ -22,32 +22,48 @@ from jdmm import (
 )
 from jdmm.data.base import Split
 from jdmm.evaluation import scores
-from jdmm.evaluation.images import ssim
+from jdmm.evaluation.images import CHUNK, ssim
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.networks import BATCH_STATS, Image
 
-RNG = np.random.default_rng(0)
+
+def reference(first, second):
+    return structural_similarity(
+        first,
+        second,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+        channel_axis=-1,
+    )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_ssim_is_that_of_scikit_image(channels):
-    first = RNG.uniform(size=(2, 3, 16, 20, channels))
-    second = np.clip(first + RNG.normal(0, 0.2, first.shape), 0, 1)
-    second[0, 0] = first[0, 0]
-    first[1, 2] = second[1, 2] = 0.3
+@pytest.mark.parametrize("shape", [(12, 11, 1), (20, 32, 3)])
+def test_ssim_against_scikit_image(shape):
+    """Of noise, of equal, constant and opposite images."""
+    random = np.random.default_rng(0)
+    first, noise = random.random((2, 5, *shape))
+    second = 0.7 * first + 0.3 * noise
+    first[1] = second[1]
+    first[2], second[2] = 0.2, 0.5
+    first[3], second[3] = 0.0, 1.0
+    second[4] = 1 - first[4]
     found = ssim(first, second)
-    for place in np.ndindex(2, 3):
-        expected = structural_similarity(
-            first[place],
-            second[place],
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1.0,
-            channel_axis=-1,
-        )
-        assert found[place] == pytest.approx(expected, abs=1e-9)
-    assert found[0, 0] == pytest.approx(1) and found[1, 2] == pytest.approx(1)
+    np.testing.assert_allclose(
+        found, [reference(*pair) for pair in zip(first, second, strict=True)]
+    )
+    assert found[1] == 1.0
+    assert found[2] == pytest.approx((2 * 0.2 * 0.5 + 1e-4) / (0.2**2 + 0.5**2 + 1e-4))
+    assert found[4] < 0
+
+
+def test_ssim_of_many_frames_is_that_of_each():
+    frames = np.random.default_rng(0).random((2, 3, CHUNK, 11, 11, 1)).astype(np.float32)
+    found = ssim(*frames)
+    assert found.shape == (3, CHUNK)
+    np.testing.assert_allclose(found[2, 5], ssim(frames[0, 2, 5], frames[1, 2, 5]), rtol=1e-12)
+    assert ssim(frames[0, :0], frames[1, :0]).shape == (0, CHUNK)
 
 
 FORM = (16, 16, 1)

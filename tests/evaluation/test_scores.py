@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from jdmm import Categorical, Modality, series_from_arrays
+from jdmm import Bernoulli, Categorical, Modality, series_from_arrays
 from jdmm.data.base import Split
 from jdmm.evaluation import scores
+from jdmm.evaluation.images import ssim
 from jdmm.evaluation.prediction import Prediction
+from jdmm.networks import Image
 
 MODALITIES = (Modality("x", features=2), Modality("label", likelihood=Categorical(3)))
 X = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
@@ -96,3 +98,89 @@ def test_missing_values_are_not_scored():
     shown = series.hide({"x": np.array(True), "label": np.array(True)})
     found = scores.score(prediction(X + error, LABEL), shown, Split(series), MODALITIES)
     assert found["mse"]["mean"] == pytest.approx(9 / 3 / 2, rel=1e-5)  # over the steps with a value
+
+
+def point_prediction(mean, probabilities=()):
+    """Point predictions alone."""
+    fields = {"mean": mean, "probabilities": dict(probabilities)}
+    return Prediction(**{**dict.fromkeys(Prediction._fields, {}), **fields})  # type: ignore[arg-type]
+
+
+def test_accuracy_of_each_modality_and_of_whole_series():
+    """Series 0 has class 2 and series 1 class 1; the labels of series 2 are not observed."""
+    label = np.array([[2, 2, 2], [1, 1, 1], [np.nan] * 3])
+    other = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1]], float)
+    series = series_from_arrays({"label": label, "other": other})
+    modalities = (
+        Modality("label", likelihood=Categorical(3)),
+        Modality("other", likelihood=Categorical(2)),
+    )
+    # at two of three steps class 0 is more probable than 2, but on average it is not
+    first = [[0.5, 0.1, 0.4], [0.5, 0.1, 0.4], [0.0, 0.1, 0.9]]
+    each = np.array([first, [[0.2, 0.3, 0.5]] * 3, [[1.0, 0.0, 0.0]] * 3])[:, :, None]
+    mean = {"label": each.argmax(-1).astype(float), "other": other[..., None]}
+    probabilities = {"label": each, "other": np.full((3, 3, 1, 2), 0.5)}
+    log_prob = {name: np.full((3, 3, 1), -1.0) for name in mean}
+    own = point_prediction(mean, probabilities)._replace(log_prob=log_prob)
+    steps = np.arange(3)[None, :, None]
+    nothing = series.hide({name: steps < 0 for name in series.values})
+    found = scores.score(own, nothing, Split(series), modalities)
+    assert found["accuracy_label"] == pytest.approx(1 / 6)
+    assert found["accuracy_other"] == 1.0
+    assert found["accuracy"] == pytest.approx((1 + 9) / (6 + 9))
+    assert found["series_accuracy_label"] == 0.5
+    assert "series_accuracy_other" not in found  # it changes within series 0
+    # only hidden steps count: without its last step, series 0 is taken for class 0
+    late = series.hide({"label": steps == 2, "other": steps >= 0})
+    found = scores.score(own, late, Split(series), modalities)
+    assert found["series_accuracy_label"] == found["accuracy_label"] == 0.0
+    assert "accuracy_other" not in found
+    alone = scores.score(
+        own, nothing.select(["label"]), Split(series.select(["label"])), modalities[:1]
+    )
+    assert set(alone) == {"accuracy", "series_accuracy_label", "nll"}
+
+
+def test_images_are_scored_by_themselves():
+    """By the mean over the steps of each series at which the whole image is observed."""
+    image = Image((12, 12, 1), (2,))
+    modalities = (
+        Modality("x"),
+        Modality("video", likelihood=Bernoulli(), image=image),
+        Modality("small", image=Image((2, 2, 1), (2,))),
+    )
+    random = np.random.default_rng(0)
+    video, small = random.random((3, 4, 144)), random.random((3, 4, 4))
+    video[0, 1, 5] = np.nan  # one pixel is missing
+    video[2] = np.nan
+    values = {"x": np.zeros((3, 4)), "video": video, "small": small}
+    series = series_from_arrays(values, lengths=np.array([4, 2, 4]))
+    error = np.array([[0.1, 9, 0.2, 0.3], [0, 0.4, 9, 9], [9, 9, 9, 9]])[..., None]
+    predicted = {name: series.values[name] + error for name in ("video", "small")}
+    own = point_prediction({"x": np.ones((3, 4, 1)), **predicted})._replace(
+        pit={"x": np.full((3, 4, 1), 0.5)},
+        crps={"x": np.ones((3, 4, 1))},
+        log_prob={"x": np.full((3, 4, 1), -3.0)},
+    )
+    shown = series.hide({name: np.arange(4)[None, :, None] < 2 for name in series.values})
+    found = scores.score(own, shown, Split(series), modalities)
+    each = [(0.01 + 0.04 + 0.09) / 3, 0.16 / 2]
+    assert found["pixel_mse_video"]["mean"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert found["pixel_mse_video"]["sd"] == pytest.approx(np.std(each), rel=1e-5)
+    frames = series.values["video"].reshape(3, 4, 12, 12, 1)
+    similar = ssim(frames, frames + error[..., None, None])
+    each = [similar[0, [0, 2, 3]].mean(), similar[1, :2].mean()]
+    assert found["ssim_video"]["mean"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert found["ssim_video"]["sd"] == pytest.approx(np.std(each), rel=1e-4)
+    assert "pixel_mse_small" in found and "ssim_small" not in found  # no 11x11 window fits
+    assert (found["mse"]["mean"], found["crps"], found["nll"]) == (1.0, 1.0, 3.0)
+    alone = series.select(["video"])
+    only = scores.score(own, shown.select(["video"]), Split(alone), modalities[1:2])
+    assert set(only) == {"ssim_video", "pixel_mse_video"}
+
+
+def test_values_of_unscored_modalities_stay_as_shown():
+    shown = show(2, 2)
+    found = scores.scored_values(shown, Split(SERIES), ["x"])
+    assert found["x"] is shown.values["x"]
+    np.testing.assert_array_equal(found["label"], SERIES.values["label"])
