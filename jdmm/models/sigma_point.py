@@ -27,7 +27,7 @@ from jdmm.inference.gaussian import Gaussian, Moments, product
 from jdmm.inference.quadrature import ROTATED_SIGMA_POINTS, Points, Quadrature
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.inference.square_root import FullMoments
-from jdmm.likelihoods import SD_FLOOR, Normal, Raw
+from jdmm.likelihoods import Normal, Raw
 from jdmm.models import objectives
 from jdmm.models.base import (
     QUADRATURE_FIELDS,
@@ -44,23 +44,17 @@ from jdmm.models.emission import (
     backgrounds_of,
     bind,
     evidence_of,
-    init_decoders,
-    init_encoders,
-    make_decoder,
     make_encoder,
     masked_values,
     raw_outputs,
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss
-from jdmm.networks import HomoscedasticDecoder, ProductTransition
+from jdmm.models.sigma_point_networks import EMISSIONS, LINEAR, Networks
 from jdmm.series import Series
 
 MOMENTS, ENCODER = "moments", "encoder"
 UPDATES = (MOMENTS, ENCODER)
-
-LINEAR, MLP = "linear", "mlp"
-EMISSIONS = (LINEAR, MLP)
 
 AUTO, LIKELIHOOD, BOUND = "auto", "likelihood", "bound"
 OBJECTIVES = (AUTO, LIKELIHOOD, BOUND)
@@ -74,76 +68,12 @@ OTHER_SECTIONS = ("quadrature", "prediction_quadrature", "iterations", "toleranc
 """Fields of `SigmaPointSSM` that the sections `inference` and `loss` of a configuration give."""
 
 
-class Networks(nn.Module):
-    """Everything learned: initial distribution, transition, decoders, and encoders if any."""
-
-    modalities: tuple[Modality, ...]
-    encoded: tuple[str, ...]
-    latent: int
-    hidden: int
-    emission: str
-    own_transition: nn.Module | None
-
-    def setup(self) -> None:
-        """Makes the submodules."""
-        self.initial_mean = self.param("initial_mean", nn.initializers.zeros, (self.latent,))
-        self.initial_log_sd = self.param("initial_log_sd", nn.initializers.zeros, (self.latent,))
-        self.transition = self.own_transition or ProductTransition(self.latent, self.hidden)
-        self.encoders = {
-            m.name: make_encoder(m, self.latent, self.hidden)
-            for m in self.modalities
-            if m.name in self.encoded
-        }
-        hidden = self.hidden if self.emission == MLP else 0
-        self.decoders = {
-            m.name: make_decoder(m, hidden)
-            if m.decoder or m.image
-            else HomoscedasticDecoder(m.features, m.likelihood, hidden)
-            for m in self.modalities
-        }
-
-    def initial(self) -> FullMoments:
-        """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""
-        sd = jnp.exp(self.initial_log_sd) + SD_FLOOR
-        return FullMoments(self.initial_mean[:, None], jnp.diag(sd)[:, :, None])
-
-    def step_forward(self, state: jax.Array) -> Moments:
-        """p(z_{t+1} | z_t) of states ``(latent, *states)``."""
-        return self.transition(state)
-
-    def __call__(self, series: Series) -> None:
-        """Uses every parameter once, for `init`."""
-        encoded = [m for m in self.modalities if m.name in self.encoded]
-        init_encoders(encoded, self.encoders, series, self.latent)
-        init_decoders(self.modalities, self.decoders, self.latent)
-        check_transition(self.step_forward(jnp.zeros((self.latent, 1))), self.latent)
-
-
 def smoothed_path(posterior: PathPosterior) -> PosteriorPath:
     """The smoothed means and marginals, ``(batch, time, latent)``."""
     mean = jnp.moveaxis(posterior.smoothed.mean, -1, 0)
     variance = jnp.moveaxis(jnp.sum(posterior.smoothed.root**2, 2), -1, 0)
     marginals = Moments(mean, variance)
     return PosteriorPath(marginals, marginals, mean)
-
-
-def check_transition(reached: Any, latent: int) -> None:
-    """Checks what a transition returns for states ``(latent, 1)``.
-
-    Raises:
-        InputError: if that is no mean and variance of the next state.
-    """
-    if not isinstance(reached, Moments):
-        raise InputError(
-            "expected a Gaussian transition, which returns Moments(mean, variance) of the next "
-            f"states, got {type(reached).__name__}"
-        )
-    for name, leaf in zip(Moments._fields, reached, strict=True):
-        if leaf.shape != (latent, 1):
-            raise InputError(
-                f"expected the transition to return a {name} of shape {(latent, 1)} for states "
-                f"{(latent, 1)}, got {leaf.shape}"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""The Flax modules of `SigmaPointSSM`, wired to its modalities."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from jdmm.data.modality import Modality
+from jdmm.errors import InputError
+from jdmm.inference.gaussian import Moments
+from jdmm.inference.square_root import FullMoments
+from jdmm.likelihoods import SD_FLOOR
+from jdmm.models.emission import init_decoders, init_encoders, make_decoder, make_encoder
+from jdmm.networks import HomoscedasticDecoder, ProductTransition
+from jdmm.series import Series
+
+LINEAR, MLP = "linear", "mlp"
+EMISSIONS = (LINEAR, MLP)
+
+
+class Networks(nn.Module):
+    """Everything learned: initial distribution, transition, decoders, and encoders if any."""
+
+    modalities: tuple[Modality, ...]
+    encoded: tuple[str, ...]
+    latent: int
+    hidden: int
+    emission: str
+    own_transition: nn.Module | None
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        self.initial_mean = self.param("initial_mean", nn.initializers.zeros, (self.latent,))
+        self.initial_log_sd = self.param("initial_log_sd", nn.initializers.zeros, (self.latent,))
+        self.transition = self.own_transition or ProductTransition(self.latent, self.hidden)
+        self.encoders = {
+            m.name: make_encoder(m, self.latent, self.hidden)
+            for m in self.modalities
+            if m.name in self.encoded
+        }
+        hidden = self.hidden if self.emission == MLP else 0
+        self.decoders = {
+            m.name: make_decoder(m, hidden)
+            if m.decoder or m.image
+            else HomoscedasticDecoder(m.features, m.likelihood, hidden)
+            for m in self.modalities
+        }
+
+    def initial(self) -> FullMoments:
+        """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""
+        sd = jnp.exp(self.initial_log_sd) + SD_FLOOR
+        return FullMoments(self.initial_mean[:, None], jnp.diag(sd)[:, :, None])
+
+    def step_forward(self, state: jax.Array) -> Moments:
+        """p(z_{t+1} | z_t) of states ``(latent, *states)``."""
+        return self.transition(state)
+
+    def __call__(self, series: Series) -> None:
+        """Uses every parameter once, for `init`."""
+        encoded = [m for m in self.modalities if m.name in self.encoded]
+        init_encoders(encoded, self.encoders, series, self.latent)
+        init_decoders(self.modalities, self.decoders, self.latent)
+        check_transition(self.step_forward(jnp.zeros((self.latent, 1))), self.latent)
+
+
+def check_transition(reached: Any, latent: int) -> None:
+    """Checks what a transition returns for states ``(latent, 1)``.
+
+    Raises:
+        InputError: if that is no mean and variance of the next state.
+    """
+    if not isinstance(reached, Moments):
+        raise InputError(
+            "expected a Gaussian transition, which returns Moments(mean, variance) of the next "
+            f"states, got {type(reached).__name__}"
+        )
+    for name, leaf in zip(Moments._fields, reached, strict=True):
+        if leaf.shape != (latent, 1):
+            raise InputError(
+                f"expected the transition to return a {name} of shape {(latent, 1)} for states "
+                f"{(latent, 1)}, got {leaf.shape}"
+            )
