@@ -68,6 +68,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
 
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
+    config.data.likelihood = "normal"
     config.data.background = "video" in config.data.include and method != "b_skip"
     {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
     if preset == "paper":
@@ -91,9 +92,11 @@ def _train(config: Any, settings: TrainSettings) -> None:
     for name in ("epochs", "batch_size", "learning_rate"):
         config[name] = train.pop(name)
     config.train = ConfigDict(train)
-    config.loss.multipliers = {
-        name: 100.0 if name in ("person", "action") else 1.0 for name in config.data.include
-    }
+    # the pixels of a video weigh thousands of nats
+    weights = {"video": 1.0, "silhouette": 10.0, "person": 100.0, "action": 1000.0}
+    if "video" not in config.data.include:
+        weights = {"silhouette": 1.0, "action": 100.0}
+    config.loss.multipliers = {name: weights[name] for name in config.data.include}
 
 
 DELETIONS = Deletions(
@@ -122,7 +125,7 @@ def _sigma_point(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=80,
+            epochs=60,
             batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
@@ -148,7 +151,7 @@ def _bfvi(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=80,
+            epochs=60,
             batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
@@ -171,7 +174,7 @@ def _b_skip(config: Any) -> None:
     _train(
         config,
         TrainSettings(
-            epochs=80,
+            epochs=60,
             batch_size=10,
             learning_rate=3e-3,
             weight_decay=0.0,
@@ -188,6 +191,7 @@ def _paper(config: Any) -> None:
     """The published settings: table S2 of Tan et al."""
     config.data.normalisation = "batch"
     config.data.channels = Weizmann.channels
+    config.data.likelihood = Weizmann.likelihood
     config.data.background = False
     config.model.latent = config.model.hidden = 256
     config.inference.rule = config.inference.prediction_rule = "particles"
