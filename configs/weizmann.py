@@ -69,7 +69,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
     config.data.likelihood = "normal"
-    config.data.background = "video" in config.data.include and method != "b_skip"
+    config.data.background = method != "b_skip"
     {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
     if preset == "paper":
         _paper(config)

@@ -6,6 +6,8 @@
 The next person in the alphabet is the validation person. docs/weizmann.md has the results.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import weizmann
@@ -16,7 +18,7 @@ def get_study() -> dict[str, ConfigDict]:
     """Person -> configuration."""
     study = {}
     for number, person in enumerate(PERSONS):
-        config = weizmann.get_config("silhouettes")
+        config: Any = weizmann.get_config("silhouettes")
         config.data.test_person = person
         config.data.validation_person = PERSONS[(number + 1) % len(PERSONS)]
         config.eval.tasks = ("reconstruction",)

@@ -49,8 +49,8 @@ class Weizmann(Dataset):
         likelihood: of the pixels of the video, "bernoulli" or "normal".
         channels: of the convolutions.
         normalisation: of the convolutions, "batch" or "group".
-        background: whether the mean of the observed frames stands for what does not move in a
-            video; see `Image.background`.
+        background: whether the mean of the observed frames stands for what does not move in the
+            modality that the tasks show; see `Image.background`.
 
     Raises:
         InputError: for an impossible value.
@@ -105,7 +105,7 @@ class Weizmann(Dataset):
         """Images of 64x64 pixels, and labels that are the same at all steps of a video."""
 
         def image(name: str, channels: int, likelihood: Bernoulli | Normal) -> Modality:
-            background = self.background and name == VIDEO
+            background = self.background and name == self.shown
             form = Image((SIZE, SIZE, channels), self.channels, self.normalisation, background)
             return Modality(name, likelihood=likelihood, image=form)
 
