@@ -1,5 +1,6 @@
 """The validation score, which selects starts and epochs during training."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax import numpy as jnp
 
 from jdmm.data import tasks
 from jdmm.data.base import Dataset
+from jdmm.data.modality import images_of
 from jdmm.evaluation import scores
 from jdmm.experiments.settings import EvalSettings
 from jdmm.models.base import GradientModel
@@ -20,12 +22,12 @@ from jdmm.training.scoring import LEAST_BRIER_SCORE, brier_score, loss_scorer
 def validation_scorer(
     evaluation: EvalSettings, dataset: Dataset, model: GradientModel, series: Series
 ) -> Scorer:
-    """Metrics of the validation series: the loss, two errors of each task, and the "score".
+    """Metrics of the validation series: the loss, the errors of each task, and the "score".
 
-    The errors of a task are the mean squared error of the numeric modalities, at all values, and
-    the Brier score ``sum_k (p_k - [k = value])^2`` of the categorical modalities, at the hidden
-    values, or at all if none is hidden. The score is to be minimised: the mean log of these errors,
-    or the loss if `evaluation.select` says so.
+    The errors of a task are the mean squared error of the numeric modalities, at all values; of
+    each modality of images the same per pixel; and the Brier score ``sum_k (p_k - [k = value])^2``
+    of the categorical modalities, at the hidden values, or at all if none is hidden. The score is
+    to be minimised: the mean log of these errors, or the loss if `evaluation.select` says so.
     """
     names, key = evaluation.tasks, jax.random.key(evaluation.seed)
     shown = jax.jit(partial(tasks.show, dataset.tasks, names))(series, key)
@@ -33,7 +35,8 @@ def validation_scorer(
     weights = _class_weights(dataset, shown, targets, len(names))
     loss = loss_scorer(model, series, evaluation.seed)
     validated = model.for_validation
-    numbers = scores.numeric(dataset.modalities)
+    images = {m.name: m.features for m in images_of(dataset.modalities)}
+    numbers = scores.with_intervals(dataset.modalities)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, None, None, None))
@@ -44,10 +47,17 @@ def validation_scorer(
         path = validated.posterior_mean(variables, shown, key)
         raw = validated.emissions_of(variables, path.states, shown)
         found = {}
+        mean = {name: model.likelihoods[name].mean(raw[name]) for name in [*numbers, *images]}
+
+        def error(own: Sequence[str]) -> jax.Array:
+            predicted = {name: mean[name] for name in own}
+            each = scores.squared_error(predicted, targets.values, targets.observed)
+            return jnp.mean(each.reshape(len(names), -1), 1)
+
         if numbers:
-            mean = {name: model.likelihoods[name].mean(raw[name]) for name in numbers}
-            each = scores.squared_error(mean, targets.values, targets.observed)
-            found["mse"] = jnp.mean(each.reshape(len(names), -1), 1)
+            found["mse"] = error(numbers)
+        for name, pixels in images.items():
+            found[f"pixel_mse_{name}"] = error([name]) / pixels
         if weights:
             brier = jnp.zeros(len(names))
             for name, weight in weights.items():
