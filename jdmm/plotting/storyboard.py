@@ -18,6 +18,9 @@ FRAMES = 10
 HIDDEN = 0.85
 """Grey of what was not shown."""
 
+COLOURS = 128
+"""Of an animation."""
+
 GAP = 2
 """Pixels between two images."""
 
@@ -74,7 +77,7 @@ def storyboard(strips: Sequence[Strip]) -> Figure:
     return figure
 
 
-def animation(strips: Sequence[Strip], scale: int = 2) -> np.ndarray:
+def animation(strips: Sequence[Strip], scale: int = 1) -> np.ndarray:
     """Frames ``(time, height, width, 3)`` uint8: the rows of each video side by side.
 
     Args:
@@ -106,7 +109,13 @@ def save_animation(frames: np.ndarray, path: str | os.PathLike[str], per_second:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = [Image.fromarray(frame) for frame in frames]
+    sample = frames[:: max(len(frames) // 5, 1)]
+    palette = Image.fromarray(np.concatenate(list(sample))).quantize(COLOURS)
+    # without dithering, whose noise takes most of the file
+    images = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
     with replace_file(path) as part:
         images[0].save(
             part,
