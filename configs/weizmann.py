@@ -70,7 +70,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.data.channels = (8, 16, 32)
     config.data.likelihood = "normal"
     config.data.background = method != "b_skip"
+    if source == "silhouettes":
+        config.data.copies = 8  # a few persons only, who walk through the frame
     {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
+    if source == "silhouettes":
+        config.epochs = 3
+        config.train.validate_every = 1
     if preset == "paper":
         _paper(config)
     elif preset == "smoke":
