@@ -3,7 +3,8 @@
 A file of series holds one array per modality, ``(batch, time, feature)``, or ``(batch, time)`` for
 one feature; NaN means missing. It may also hold boolean masks ``<modality>_observed`` of the same
 shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. A
-modality of the model that the file lacks is missing throughout.
+modality of the model that the file lacks is missing throughout. Images may have their own shape,
+``(batch, time, height, width, channel)``, and be bytes.
 """
 
 import difflib
@@ -18,6 +19,7 @@ import numpy as np
 from jdmm.data.modality import Modality, check_series
 from jdmm.errors import InputError, one_line
 from jdmm.files import replace_file
+from jdmm.networks import Image
 from jdmm.series import Series, series_from_arrays
 
 LENGTHS = "lengths"
@@ -40,11 +42,25 @@ def read_npz(path: str | os.PathLike[str], modalities: Sequence[Modality]) -> Se
             begins with the path.
     """
     try:
-        series = _series(load_arrays(Path(path)), {m.name: m.features for m in modalities})
+        arrays = load_arrays(Path(path))
+        for modality in modalities:
+            if modality.image is not None and modality.name in arrays:
+                arrays[modality.name] = _pixels(arrays[modality.name], modality.image)
+        series = _series(arrays, {m.name: m.features for m in modalities})
         check_series(modalities, series)
         return series
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def _pixels(images: np.ndarray, image: Image) -> np.ndarray:
+    """Images ``(batch, time, pixel)``, also from ``(batch, time, height, width, channel)``.
+
+    Bytes (uint8) become numbers from 0 to 1.
+    """
+    if images.ndim == 5 and images.shape[2:] == image.shape:
+        images = images.reshape(*images.shape[:2], -1)
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:

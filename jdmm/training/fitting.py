@@ -273,13 +273,16 @@ def _scorer(
 def _scaling(
     model: Model, series: Series, scaling: Standardise | bool | None
 ) -> Standardise | None:
-    """The scaling to use; without one, large or small values give a warning."""
+    """The scaling to use; without one, large or small values give a warning.
+
+    Images are left out: their pixels lie within 0 to 1.
+    """
     if isinstance(scaling, Standardise):
         return scaling
     real = [
-        name
-        for name, likelihood in model.likelihoods.items()
-        if isinstance(likelihood, Normal | NormalMixture)
+        modality.name
+        for modality in model.modalities
+        if isinstance(modality.likelihood, Normal | NormalMixture) and modality.image is None
     ]
     if scaling:
         return Standardise.fit(series, real)

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from jdmm import Bernoulli, Modality
+from jdmm import Bernoulli, Image, Modality
 from jdmm.data.npz import read_npz, write_npz
 from jdmm.errors import InputError
 
@@ -177,3 +177,14 @@ def test_where_no_file_can_be_written(path):
         with pytest.raises(InputError, match=f"{target}: expected a file that can be written"):
             write_npz(target, {"x": X})
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_images_may_have_their_own_shape_and_be_bytes(tmp_path):
+    modality = Modality("v", likelihood=Bernoulli(), image=Image((4, 4, 1), (2,)))
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 1)).astype(np.uint8)
+    np.savez(tmp_path / "v.npz", v=images)
+    found = read_npz(tmp_path / "v.npz", [modality]).values["v"]
+    np.testing.assert_allclose(found, images.reshape(2, 3, 16) / 255, rtol=1e-6)
+    np.savez(tmp_path / "v.npz", v=images.reshape(2, 3, 2, 8, 1))
+    with pytest.raises(InputError, match=r"expected 'v' of shape \(batch, time, 16\)"):
+        read_npz(tmp_path / "v.npz", [modality])
