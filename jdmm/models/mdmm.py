@@ -46,6 +46,7 @@ from jdmm.models.emission import (
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
+from jdmm.networks.images import BATCH
 from jdmm.series import Series
 
 INFERENCE_FIELDS = {"covariance": str, **QUADRATURE_FIELDS}
@@ -133,6 +134,13 @@ class MDMM(GradientModel):
         for modality in self.modalities:
             make_encoder(modality, self.latent, self.hidden)
         check_multipliers(self.weights.multipliers, self.modalities)
+        normalised = [m.name for m in self.modalities if m.image and m.image.normalisation == BATCH]
+        if normalised and not self.weights.smoother and self.weights.filter_fade[0] < 1:
+            raise InputError(
+                "expected loss.smoother above 0, or loss.filter_fade of (1, 1), for batch "
+                f"normalisation in modality {normalised[0]!r}: a bound that fades out keeps no "
+                "running statistics"
+            )
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:

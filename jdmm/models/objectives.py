@@ -186,7 +186,9 @@ def mdmm_loss(
         weight = weights.filter * (1.0 - faded)
         if first == 1:
             sums = filter_bound()
-        else:  # once faded out, the path is not computed
+        else:
+            # once faded out, the path is not computed. Running statistics that its decoders leave
+            # in the branch are replaced by those of the smoother's path
             sums = jax.lax.cond(weight > 0, filter_bound, lambda: (jnp.zeros(()),) * 2)
         terms["filter_nll"], terms["filter_kl"] = (weight * value for value in sums)
     if weights.smoother:

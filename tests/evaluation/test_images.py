@@ -171,6 +171,12 @@ def test_gradients_are_finite_where_nothing_is_observed(fitted):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_bound_that_fades_keeps_no_running_statistics():
+    with pytest.raises(InputError, match=r"batch normalisation in modality 'mask'"):
+        MDMM(MODALITIES, 2, 4, weights=LossWeights(smoother=0.0))
+    MDMM(MODALITIES, 2, 4, weights=LossWeights(smoother=0.0, filter_fade=(1.0, 1.0)))
+
+
 def test_a_trained_model_is_saved_and_loaded(tmp_path):
     model = MODELS["bfvi"]
     fitted = fit(model, data(), None, TrainSettings(epochs=1, batch_size=4))
