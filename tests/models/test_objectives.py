@@ -43,7 +43,7 @@ def linear_parts(weighted_mean: float = 0.0) -> StateSpaceModel:
             )
         }
 
-    def decode(states):
+    def decode(states, counted=None):
         raw_sd = jnp.log(jnp.expm1(NOISE - SD_FLOOR))  # the inverse of softplus
         return {"x": (states, jnp.full_like(states, raw_sd))}
 
@@ -107,7 +107,7 @@ def coupled_parts(covariance: str) -> StateSpaceModel:
             )
         return evidence
 
-    def decode(states):
+    def decode(states, counted=None):
         raw_sd = jnp.log(jnp.expm1(NOISE - SD_FLOOR))
         means = {name: states[name][..., jnp.array(own)] for name, own in OBSERVES.items()}
         return {name: (mean, jnp.full_like(mean, raw_sd)) for name, mean in means.items()}
