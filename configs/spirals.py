@@ -125,7 +125,7 @@ def _sigma_point(config: Any) -> None:
     config.model.emission = model.emission  # "linear" or "mlp"
 
     config.inference = ConfigDict()
-    _quadratures(config, model)
+    quadratures(config, model)
     config.inference.iterations = model.iterations  # of posterior linearisation
     config.inference.tolerance = model.tolerance
 
@@ -133,7 +133,7 @@ def _sigma_point(config: Any) -> None:
     config.loss.decoded_samples = model.decoded_samples
     config.loss.multipliers = {"x": 1.0, "y": 1.0}
 
-    _train(
+    training(
         config,
         TrainSettings(
             epochs=100,
@@ -157,7 +157,7 @@ def _bfvi(config: Any) -> None:
 
     config.inference = ConfigDict()
     config.inference.covariance = MDMM.covariance  # of the messages, "diagonal" or "full"
-    _quadratures(config, MDMM)
+    quadratures(config, MDMM)
 
     # lambda_m of each modality, for the command line
     weights = LossWeights(multipliers={"x": 1.0, "y": 1.0})
@@ -165,7 +165,7 @@ def _bfvi(config: Any) -> None:
         {**dataclasses.asdict(weights), "multipliers": dict(weights.multipliers)}
     )
 
-    _train(
+    training(
         config,
         TrainSettings(
             epochs=400,  # the dynamics keep improving for so long
@@ -179,7 +179,7 @@ def _bfvi(config: Any) -> None:
     )
 
 
-def _quadratures(config: Any, model: Any) -> None:
+def quadratures(config: Any, model: Any) -> None:
     """How moments are computed, in training and in prediction."""
     for prefix in ("", "prediction_"):
         quadrature = getattr(model, f"{prefix}quadrature")
@@ -187,7 +187,7 @@ def _quadratures(config: Any, model: Any) -> None:
             config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
 
 
-def _train(config: Any, settings: TrainSettings) -> None:
+def training(config: Any, settings: TrainSettings) -> None:
     """The fields of training."""
     train = dataclasses.asdict(settings)
     for name in ("epochs", "batch_size", "learning_rate"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import spirals
 from jdmm import MDMM, Deletions, LossWeights, SigmaPointSSM, TrainSettings
 from jdmm.data.weizmann import Weizmann
 
@@ -66,43 +67,35 @@ def get_config(preset: str = "paper") -> ConfigDict:
         del config.eval.select
         return config
 
+    {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
+    _train(config)
+    if preset == "paper":
+        _paper(config)
+        return config
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
     config.data.likelihood = "normal"
     config.data.background = method != "b_skip"
     if source == "silhouettes":
         config.data.copies = 8  # a few persons only, who walk through the frame
-    {"sigma_point": _sigma_point, "bfvi": _bfvi, "b_skip": _b_skip}[method](config)
-    if source == "silhouettes":
         config.epochs = 3
         config.train.validate_every = 1
-    if preset == "paper":
-        _paper(config)
-    elif preset == "smoke":
+    if preset == "smoke":
         _smoke(config)
     return config
 
 
-def _train(config: Any, settings: TrainSettings) -> None:
-    """The fields of training."""
-    # the labels and silhouettes of new videos are not known
-    dropout = {"video": 0.0, "silhouette": 0.5, "person": 0.8, "action": 0.8}
-    if "video" not in config.data.include:
-        dropout["silhouette"] = 0.0
-    given = {name: dropout[name] for name in config.data.include}
-    settings = dataclasses.replace(
-        settings, deletions=dataclasses.replace(settings.deletions, modality_dropout=given)
-    )
-    train = dataclasses.asdict(settings)
-    for name in ("epochs", "batch_size", "learning_rate"):
-        config[name] = train.pop(name)
-    config.train = ConfigDict(train)
-    # the pixels of a video weigh thousands of nats
-    weights = {"video": 1.0, "silhouette": 10.0, "person": 100.0, "action": 1000.0}
-    if "video" not in config.data.include:
-        weights = {"silhouette": 1.0, "action": 100.0}
-    config.loss.multipliers = {name: weights[name] for name in config.data.include}
-
+SETTINGS = TrainSettings(
+    epochs=60,
+    batch_size=10,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+    beta_rise=0.2,
+    beta_peak=1.0,
+    beta_final=1.0,
+    validate_every=10,
+)
+"""How all models are trained on a CPU; `DELETIONS` are what they are not shown."""
 
 DELETIONS = Deletions(
     burst=0.2,
@@ -113,6 +106,21 @@ DELETIONS = Deletions(
 )
 
 
+def _train(config: Any) -> None:
+    """The fields of training, and the weights of the modalities in the loss."""
+    # the labels and silhouettes of new videos are not known
+    dropout = {"video": 0.0, "silhouette": 0.5, "person": 0.8, "action": 0.8}
+    # the pixels of a video weigh thousands of nats
+    weights = {"video": 1.0, "silhouette": 10.0, "person": 100.0, "action": 1000.0}
+    if "video" not in config.data.include:
+        dropout["silhouette"] = 0.0
+        weights = {"silhouette": 1.0, "action": 100.0}
+    given = {name: dropout[name] for name in config.data.include}
+    deletions = dataclasses.replace(DELETIONS, modality_dropout=given)
+    spirals.training(config, dataclasses.replace(SETTINGS, deletions=deletions))
+    config.loss.multipliers = {name: weights[name] for name in config.data.include}
+
+
 def _sigma_point(config: Any) -> None:
     """The model with full covariance, its observations encoded; learned by the filtering bound."""
     model = SigmaPointSSM
@@ -120,53 +128,19 @@ def _sigma_point(config: Any) -> None:
     config.model.emission = "mlp"
     config.model.updates = {name: "encoder" for name in config.data.include}
     config.inference = ConfigDict()
-    for prefix in ("", "prediction_"):
-        quadrature = getattr(model, f"{prefix}quadrature")
-        for name in ("rule", "particles", "order"):
-            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
+    spirals.quadratures(config, model)
     config.inference.iterations = 0
     config.inference.tolerance = model.tolerance
     config.loss = ConfigDict({"objective": "bound", "decoded_samples": 1})
-    _train(
-        config,
-        TrainSettings(
-            epochs=60,
-            batch_size=10,
-            learning_rate=3e-3,
-            weight_decay=0.0,
-            beta_rise=0.2,
-            beta_peak=1.0,
-            beta_final=1.0,
-            validate_every=10,
-            deletions=DELETIONS,
-        ),
-    )
 
 
 def _bfvi(config: Any) -> None:
     """Backward-forward variational inference, at a size for a CPU."""
     config.model = ConfigDict({"name": "mdmm", "latent": 32, "hidden": 64})
     config.inference = ConfigDict({"covariance": MDMM.covariance})
-    for prefix in ("", "prediction_"):
-        quadrature = getattr(MDMM, f"{prefix}quadrature")
-        for name in ("rule", "particles", "order"):
-            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
+    spirals.quadratures(config, MDMM)
     weights = LossWeights(filter=0.0, smoother=1.0, time_reversal=0.0)
     config.loss = ConfigDict({**dataclasses.asdict(weights), "multipliers": {}})
-    _train(
-        config,
-        TrainSettings(
-            epochs=60,
-            batch_size=10,
-            learning_rate=3e-3,
-            weight_decay=0.0,
-            beta_rise=0.2,
-            beta_peak=1.0,
-            beta_final=1.0,
-            validate_every=10,
-            deletions=DELETIONS,
-        ),
-    )
 
 
 def _b_skip(config: Any) -> None:
@@ -176,28 +150,10 @@ def _b_skip(config: Any) -> None:
     config.model.missing = "skip"
     config.model.features_to_combiner = True
     config.loss = ConfigDict({"unimodal": 0.0})
-    _train(
-        config,
-        TrainSettings(
-            epochs=60,
-            batch_size=10,
-            learning_rate=3e-3,
-            weight_decay=0.0,
-            beta_rise=0.2,
-            beta_peak=1.0,
-            beta_final=1.0,
-            validate_every=10,
-            deletions=DELETIONS,
-        ),
-    )
 
 
 def _paper(config: Any) -> None:
     """The published settings: table S2 of Tan et al."""
-    config.data.normalisation = "batch"
-    config.data.channels = Weizmann.channels
-    config.data.likelihood = Weizmann.likelihood
-    config.data.background = False
     config.model.latent = config.model.hidden = 256
     config.inference.rule = config.inference.prediction_rule = "particles"
     config.loss.filter = config.loss.smoother = 0.5

@@ -15,10 +15,11 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
-from jdmm.inference import square_root
+from jdmm.inference import affine, square_root
+from jdmm.inference.affine import AffineFeatures
 from jdmm.inference.gaussian import Gaussian
 from jdmm.inference.quadrature import Points
-from jdmm.inference.square_root import Affine, AffineFeatures, FullMoments, Function, StepPoints
+from jdmm.inference.square_root import Affine, FullMoments, Function, StepPoints
 from jdmm.series import Array
 
 TOLERANCE = 1e-3
@@ -156,9 +157,9 @@ def linear_filter(initial: FullMoments, model: Linearised, evidence: Evidence) -
     def _step(predicted, inputs):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
         own, here = inputs
-        change = square_root.affine_update(here.emission, predicted, own.value, own.observed)
+        change = affine.update(here.emission, predicted, own.value, own.observed)
         filtered, change = _with_factor(predicted, change, own)
-        following = square_root.affine_predict(here.transition, filtered)
+        following = affine.predict(here.transition, filtered)
         return following, _filtered(filtered, change)
 
     return jax.lax.scan(_step, initial, (evidence, model))[1]

@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jdmm.inference import linalg, square_root
+from jdmm.inference import affine, linalg, square_root
 from jdmm.inference.full_filtering import (
     Evidence,
     FilteredStates,
@@ -75,9 +75,9 @@ def linearise(model: FullModel, around: FullMoments, points: Points, features: i
     """
     diagonal = features > model.latent
     return Linearised(
-        over_time(lambda own, at: square_root.linearise(model.transition, own, at), points, around),
+        over_time(lambda own, at: affine.linearise(model.transition, own, at), points, around),
         over_time(
-            lambda own, at: square_root.linearise_emission(model.emission, own, at, diagonal),
+            lambda own, at: affine.linearise_emission(model.emission, own, at, diagonal),
             points,
             around,
         ),
@@ -117,7 +117,7 @@ def iterate_linearisation(
     def solve(around: FullMoments) -> PathPosterior:
         linear = linearise(model, around, points, evidence.value.shape[1])
         found = linear_filter(initial, linear, evidence)
-        backward = jax.vmap(square_root.affine_reverse)(linear.transition, found.filtered)
+        backward = jax.vmap(affine.reverse)(linear.transition, found.filtered)
         return _smooth(found, backward, lengths)
 
     def cost(means: jax.Array) -> jax.Array:
@@ -295,7 +295,7 @@ def _smooth(found: FilteredStates, backward: Affine, lengths: Int[Array, " n"]) 
 
     def _step(following, own):
         """p(z_{t+1} | x_{1:T}) -> p(z_t | x_{1:T})."""
-        smoothed = square_root.smooth(following, own)
+        smoothed = affine.smooth(following, own)
         return smoothed, smoothed
 
     last = FullMoments(filtered.mean[-1], root[-1])

@@ -15,11 +15,12 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jdmm.inference import full_smoothing, linalg, square_root
+from jdmm.inference import affine, full_smoothing, linalg, square_root
+from jdmm.inference.affine import AffineFeatures
 from jdmm.inference.full_filtering import Evidence, FullModel, Linearised
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.quadrature import Points
-from jdmm.inference.square_root import AffineFeatures, FullMoments
+from jdmm.inference.square_root import FullMoments
 from jdmm.series import Array
 
 
@@ -78,12 +79,12 @@ def backward_messages(linear: Linearised, evidence: Evidence) -> Messages:
     def _step(following, inputs):
         """beta_{t+1} -> beta_t."""
         own, here = inputs
-        through, affine = following, here.transition
+        through, step = following, here.transition
         # the noise of the transition widens what z_{t+1} = A z + b + Q^(1/2) e says about z
-        noise = linalg.matmul(through.slope, affine.root)
+        noise = linalg.matmul(through.slope, step.root)
         root = linalg.triangularise(jnp.concatenate([noise, eye], 1))
-        rows = [linalg.solve_lower(root, linalg.matmul(through.slope, affine.slope))]
-        rest = through.target - linalg.matvec(through.slope, affine.offset)
+        rows = [linalg.solve_lower(root, linalg.matmul(through.slope, step.slope))]
+        rest = through.target - linalg.matvec(through.slope, step.offset)
         targets = [linalg.solve_lower(root, rest[:, None])[:, 0]]
         slope, target = _observation(here.emission, own)
         rows.append(slope)
@@ -183,7 +184,7 @@ def _observation(
     if isinstance(emission, AffineFeatures):
         sd = jnp.sqrt(emission.variance)
         return slope / sd[:, None], value / sd
-    root = square_root.observed_root(emission, own.observed)
+    root = affine.observed_root(emission, own.observed)
     lower = linalg.triangularise(root) if root.shape[0] else jnp.zeros((0, *root.shape[1:]))
     rows = linalg.solve_lower(lower, jnp.concatenate([slope, value[:, None]], 1))
     return rows[:, :-1], rows[:, -1]

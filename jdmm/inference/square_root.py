@@ -80,18 +80,6 @@ class Affine(NamedTuple):
     root: Float[Array, "output column n"]
 
 
-class AffineFeatures(NamedTuple):
-    """z -> N(slope z + offset, diag variance), for many features.
-
-    slope: ``(feature, latent, n)``.
-    offset, variance: ``(feature, n)``.
-    """
-
-    slope: Float[Array, "feature latent n"]
-    offset: Float[Array, "feature n"]
-    variance: Float[Array, "feature n"]
-
-
 class Update(NamedTuple):
     """A predicted Gaussian N(m, L L') after an observation: N(m + L shift, L factor factor' L').
 
@@ -161,17 +149,17 @@ def reverse(transition: Function, filtered: FullMoments, points: StepPoints) -> 
     latent, n = filtered.mean.shape
     noise = linalg.diagonal_matrix(jnp.sqrt(reached.variance))
     scaled = jnp.broadcast_to(points.scaled, (latent, points.scaled.shape[1], n))
-    return _reverse(filtered, reached.mean, reached.deviations, noise, scaled)
+    return condition(filtered, reached.mean, reached.deviations, noise, scaled)
 
 
-def _reverse(
+def condition(
     filtered: FullMoments,
     mean: jax.Array,
     deviations: jax.Array,
     noise: jax.Array,
     scaled: jax.Array,
 ) -> Affine:
-    """From z' = mean + deviations u + noise e and z = m + L scaled u."""
+    """p(z | z') from z' = mean + deviations u + noise e and z = m + L scaled u."""
     own = linalg.matmul(filtered.root, scaled)
     later = jnp.concatenate([deviations, noise], 1)
     here = jnp.concatenate([own, jnp.zeros((*own.shape[:1], *noise.shape[1:]), own.dtype)], 1)
@@ -331,93 +319,3 @@ def updated(predicted: FullMoments, change: Update) -> FullMoments:
         predicted.mean + linalg.matvec(predicted.root, change.shift),
         linalg.matmul(predicted.root, change.factor),
     )
-
-
-def linearise(function: Function, gaussian: FullMoments, points: StepPoints) -> Affine:
-    """Statistical linear regression of a function on the state.
-
-    The slope is cov(f, z) P^-1; what the linear part does not explain adds to the noise.
-
-    Args:
-        function: states -> conditional moments.
-        gaussian: N(m, L L') with triangular L.
-        points: of the quadrature.
-    """
-    found = evaluate(function, gaussian, points)
-    whitened = linalg.matmul(found.deviations, linalg.transpose(points.scaled))
-    slope = linalg.transpose(
-        linalg.solve_lower_transposed(gaussian.root, linalg.transpose(whitened))
-    )
-    remaining = found.deviations - linalg.matmul(whitened, points.scaled)
-    noise = linalg.diagonal_matrix(jnp.sqrt(found.variance))
-    root = linalg.triangularise(jnp.concatenate([remaining, noise], 1))
-    return Affine(slope, found.mean - linalg.matvec(slope, gaussian.mean), root)
-
-
-def affine_predict(transition: Affine, filtered: FullMoments) -> FullMoments:
-    """The next state under a linear transition."""
-    own = linalg.matmul(transition.slope, filtered.root)
-    root = linalg.triangularise(jnp.concatenate([own, transition.root], 1))
-    return FullMoments(linalg.matvec(transition.slope, filtered.mean) + transition.offset, root)
-
-
-def affine_reverse(transition: Affine, filtered: FullMoments) -> Affine:
-    """p(z | z', x_{1:t}) under a linear transition."""
-    latent, n = filtered.mean.shape
-    eye = jnp.broadcast_to(
-        jnp.eye(latent, dtype=filtered.mean.dtype)[:, :, None], (latent, latent, n)
-    )
-    mean = linalg.matvec(transition.slope, filtered.mean) + transition.offset
-    deviations = linalg.matmul(transition.slope, filtered.root)
-    return _reverse(filtered, mean, deviations, transition.root, eye)
-
-
-def smooth(following: FullMoments, backward: Affine) -> FullMoments:
-    """p(z | x_{1:T}) from p(z' | x_{1:T}) and p(z | z', x_{1:t})."""
-    own = linalg.matmul(backward.slope, following.root)
-    root = linalg.triangularise(jnp.concatenate([own, backward.root], 1))
-    return FullMoments(linalg.matvec(backward.slope, following.mean) + backward.offset, root)
-
-
-def linearise_emission(
-    emission: Function, gaussian: FullMoments, points: StepPoints, diagonal: bool
-) -> Affine | AffineFeatures:
-    """`linearise` of the features; with `diagonal`, their remaining covariance is kept diagonal."""
-    if not diagonal:
-        return linearise(emission, gaussian, points)
-    found = evaluate(emission, gaussian, points)
-    whitened = linalg.matmul(found.deviations, linalg.transpose(points.scaled))
-    slope = linalg.transpose(
-        linalg.solve_lower_transposed(gaussian.root, linalg.transpose(whitened))
-    )
-    remaining = jnp.sum(found.deviations**2, 1) - jnp.sum(whitened**2, 1)
-    variance = found.variance + jnp.maximum(remaining, 0.0)
-    return AffineFeatures(slope, found.mean - linalg.matvec(slope, gaussian.mean), variance)
-
-
-def affine_update(
-    emission: Affine | AffineFeatures,
-    predicted: FullMoments,
-    value: Float[Array, "feature n"],
-    observed: Bool[Array, "feature n"],
-) -> Update:
-    """`update` under a linear emission."""
-    if not value.shape[0]:
-        return no_update(predicted)
-    mean = linalg.matvec(emission.slope, predicted.mean) + emission.offset
-    innovation = jnp.where(observed, value - mean, 0.0)
-    slope = linalg.matmul(emission.slope, predicted.root)
-    if isinstance(emission, AffineFeatures):
-        precision = jnp.where(observed, 1.0 / emission.variance, 0.0)
-        return update_information(slope, precision, innovation)
-    eye = jnp.eye(slope.shape[1], dtype=value.dtype)[:, :, None]
-    slope = jnp.where(observed[:, None], slope, 0.0)
-    return update_array(slope, observed_root(emission, observed), innovation, eye, observed)
-
-
-def observed_root(
-    emission: Affine, observed: Bool[Array, "feature n"]
-) -> Float[Array, "feature column n"]:
-    """A root of the noise covariance, in which missing features have a noise of their own of 1."""
-    own = linalg.diagonal_matrix(jnp.where(observed, 0.0, 1.0).astype(emission.root.dtype))
-    return jnp.concatenate([jnp.where(observed[:, None], emission.root, 0.0), own], 1)
