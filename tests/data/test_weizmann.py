@@ -3,11 +3,10 @@
 import zipfile
 from pathlib import Path
 
-import av
 import jax
 import numpy as np
 import pytest
-from scipy.io import savemat
+from data import weizmann_files
 
 from jdmm import InputError
 from jdmm.data.weizmann import Weizmann
@@ -25,26 +24,15 @@ def rectangle(frames: int, step: int = 4) -> np.ndarray:
 
 
 def write_video(path: Path, silhouettes: np.ndarray) -> None:
-    """An uncompressed video, red where the silhouettes are and grey elsewhere."""
-    with av.open(str(path), "w", format="avi") as container:
-        stream = container.add_stream("rawvideo", rate=25)
-        stream.height, stream.width = silhouettes.shape[1:]
-        stream.pix_fmt = "bgr24"
-        for silhouette in silhouettes:
-            pixels = np.full((*silhouette.shape, 3), 100, np.uint8)
-            pixels[silhouette > 0] = (200, 20, 20)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="bgr24")))
-        container.mux(stream.encode())
+    """A video, red where the silhouettes are and grey elsewhere."""
+    pixels = np.full((*silhouettes.shape, 3), 100, np.uint8)
+    pixels[silhouettes > 0] = (200, 20, 20)
+    path.write_bytes(weizmann_files.avi(pixels, silhouettes.shape[1:]))
 
 
 def write_masks(path: Path, masks: dict[str, np.ndarray]) -> None:
-    names = list(masks)
-    kind = [(name, object) for name in names]
-    record = np.empty((1, 1), dtype=kind)
-    for name in names:
-        record[name][0, 0] = np.moveaxis(masks[name], 0, -1)
-    savemat(path, {"original_masks": record})
+    """The file of silhouettes from name -> ``(time, 144, 180)``."""
+    weizmann_files.masks(path, {name: np.moveaxis(own, 0, -1) for name, own in masks.items()})
 
 
 @pytest.fixture
