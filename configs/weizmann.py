@@ -75,7 +75,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
     config.data.likelihood = "normal"
-    config.data.background = method != "b_skip"
+    config.data.background = "" if method == "b_skip" else "recalled"
     if source == "silhouettes":
         config.data.copies = 8  # a few persons only, who walk through the frame
         config.epochs = 3

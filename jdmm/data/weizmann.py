@@ -16,7 +16,7 @@ from jdmm.data.weizmann_files import ACTIONS, PERSONS, SIZE, Clip, read_clips
 from jdmm.errors import InputError
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.networks import Image
-from jdmm.networks.images import BATCH
+from jdmm.networks.images import BATCH, NONE
 from jdmm.series import Series
 
 VIDEO, SILHOUETTE, PERSON, ACTION = "video", "silhouette", "person", "action"
@@ -49,8 +49,8 @@ class Weizmann(Dataset):
         likelihood: of the pixels of the video, "bernoulli" or "normal".
         channels: of the convolutions.
         normalisation: of the convolutions, "batch" or "group".
-        background: whether the mean of the observed frames stands for what does not move in the
-            modality that the tasks show; see `Image.background`.
+        background: of the modality that the tasks show, "", "mean" or "recalled"; see
+            `Image.background`.
 
     Raises:
         InputError: for an impossible value.
@@ -67,7 +67,7 @@ class Weizmann(Dataset):
     likelihood: str = "bernoulli"
     channels: tuple[int, ...] = Image.channels
     normalisation: str = BATCH
-    background: bool = False
+    background: str = NONE
     locations: ClassVar[tuple[str, ...]] = ("path",)
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Weizmann(Dataset):
         """Images of 64x64 pixels, and labels that are the same at all steps of a video."""
 
         def image(name: str, channels: int, likelihood: Bernoulli | Normal) -> Modality:
-            background = self.background and name == self.shown
+            background = self.background if name == self.shown else NONE
             form = Image((SIZE, SIZE, channels), self.channels, self.normalisation, background)
             return Modality(name, likelihood=likelihood, image=form)
 

@@ -15,7 +15,7 @@ from jdmm.inference.posterior import States
 from jdmm.likelihoods import Categorical, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
-from jdmm.networks.images import background_of
+from jdmm.networks.images import RECALLED, Frames, background_of, frames_of
 from jdmm.series import Series
 
 
@@ -149,20 +149,32 @@ def evidence_of(encoders: NetworkGroups, series: Series) -> dict[str, Gaussian]:
     return encoders.map(evidence, masked_values(series), series.observed)
 
 
-def backgrounds_of(modalities: Sequence[Modality], series: Series) -> dict[str, jax.Array]:
-    """The static content of the images that have one; see `Image.background`."""
-    return {
-        m.name: background_of(series.values[m.name], series.observed[m.name])
-        for m in modalities
-        if m.image is not None and m.image.background
-    }
+def backgrounds_of(
+    modalities: Sequence[Modality], series: Series, scored: bool = False
+) -> dict[str, jax.Array | Frames]:
+    """What the decoders of images add to; see `Image.background`.
+
+    Args:
+        modalities: of the model.
+        series: what is shown.
+        scored: whether the images that are shown are scored too, and may not be recalled at their
+            own step.
+    """
+    found = {}
+    for modality in modalities:
+        values, observed = series.values[modality.name], series.observed[modality.name]
+        if modality.image is not None and modality.image.background == RECALLED:
+            found[modality.name] = frames_of(values, observed, own=not scored)
+        elif modality.image is not None and modality.image.background:
+            found[modality.name] = background_of(values, observed)
+    return found
 
 
 def raw_outputs(
     decoders: NetworkGroups,
     states: States,
     counted: Mapping[str, jax.Array] | None = None,
-    backgrounds: Mapping[str, jax.Array] | None = None,
+    backgrounds: Mapping[str, jax.Array | Frames] | None = None,
 ) -> dict[str, Raw]:
     """Raw outputs of every modality's likelihood from states ``(..., state)``, or its own.
 
@@ -181,7 +193,7 @@ def raw_outputs(
         decoder: Callable[..., Raw],
         each: jax.Array,
         mask: jax.Array | None,
-        background: jax.Array | None,
+        background: jax.Array | Frames | None,
     ) -> Raw:
         if mask is None and background is None:
             return decoder(each)

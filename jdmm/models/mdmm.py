@@ -46,7 +46,7 @@ from jdmm.models.emission import (
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
-from jdmm.networks.images import BATCH
+from jdmm.networks.images import BATCH, Frames
 from jdmm.series import Series
 
 INFERENCE_FIELDS = {"covariance": str, **QUADRATURE_FIELDS}
@@ -199,7 +199,7 @@ class MDMM(GradientModel):
         variables: Variables,
         encoders: NetworkGroups,
         decoders: NetworkGroups,
-        backgrounds: Mapping[str, jax.Array] | None = None,
+        backgrounds: Mapping[str, jax.Array | Frames] | None = None,
     ) -> StateSpaceModel:
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
 
@@ -227,7 +227,7 @@ class MDMM(GradientModel):
     ) -> Loss:
         """Numerators and count of the training loss; see `objectives.mdmm_loss`."""
         encoders, decoders = self._groups(variables, training)
-        backgrounds = backgrounds_of(self.modalities, series)
+        backgrounds = backgrounds_of(self.modalities, series, scored=True)
         ssm, weights = self._state_space(variables, encoders, decoders, backgrounds), self.weights
         loss = objectives.mdmm_loss(
             ssm, self.likelihoods, series, targets, key, self.quadrature, weights, progress

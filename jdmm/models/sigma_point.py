@@ -336,7 +336,7 @@ class SigmaPointSSM(GradientModel):
                 sample_key, self.decoded_samples, series.index, series.num_steps, self.latent
             )
             scored = Points(offsets, jnp.full(self.decoded_samples, 1 / self.decoded_samples))
-        backgrounds = backgrounds_of(self.modalities, series)
+        backgrounds = backgrounds_of(self.modalities, series, scored=True)
         decode = partial(raw_outputs, decoders, backgrounds=backgrounds)
         nll = -self._expected_log_prob(decode, found.filtered, targets, scored)
         kl = jnp.where(series.valid.T, found.kl, 0.0)

@@ -5,7 +5,7 @@ Pixels are features, row by row: ``(..., height * width * channel)``.
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,9 @@ PIXEL_SD = 0.1
 
 NORMALISATION_GROUPS = 8
 
+FRAMES = 125
+"""Images that a convolution takes at a time."""
+
 LEAST_PIXEL = 0.01
 """A background is at least so far from 0 and 1, where logits are infinite."""
 
@@ -31,6 +34,16 @@ LEAST_PIXEL = 0.01
 BATCH, GROUP = "batch", "group"
 
 NORMALISATIONS = (BATCH, GROUP)
+
+NONE, MEAN, RECALLED = "", "mean", "recalled"
+
+BACKGROUNDS = (NONE, MEAN, RECALLED)
+
+UNUSABLE = -1e30
+"""Score of an image that may not be recalled."""
+
+KEYS = 16
+"""Size of the keys by which states are compared, to recall images."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,10 @@ class Image:
             decoder are the reverse.
         normalisation: after all convolutions but the last: "batch" (as published; with running
             statistics) or "group" (of the channels of one image; no statistics).
-        background: whether the mean of the observed images of a series stands for its static
-            content: the decoder adds to its logit, and the encoder sees it and the difference.
+        background: what the decoder adds to, as a logit. "mean" is the mean of the observed images
+            of a series, which stands for its static content. "recalled" is a mean of them that is
+            weighted by how near their states are, so that details of an earlier image of the same
+            pose return. With either, the encoder sees the mean and the difference. "" is none.
 
     Raises:
         InputError: for an impossible value.
@@ -53,7 +68,7 @@ class Image:
     shape: tuple[int, int, int] = (64, 64, 3)
     channels: tuple[int, ...] = (16, 32, 64)
     normalisation: str = BATCH
-    background: bool = False
+    background: str = NONE
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -72,11 +87,12 @@ class Image:
                 f"expected height and width of an image to be multiples of {scale} for "
                 f"{len(self.channels)} convolutions, got {self.shape}"
             )
-        if self.normalisation not in NORMALISATIONS:
-            raise InputError(
-                f"expected an image's normalisation among {', '.join(NORMALISATIONS)}, got "
-                f"{self.normalisation!r}"
-            )
+        for name, known in (("normalisation", NORMALISATIONS), ("background", BACKGROUNDS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(
+                    f"expected an image's {name} among {', '.join(map(repr, known))}, got {value!r}"
+                )
 
     @property
     def pixels(self) -> int:
@@ -97,6 +113,47 @@ def background_of(values: jax.Array, observed: jax.Array) -> jax.Array:
     count = jnp.sum(observed, -2, keepdims=True)
     total = jnp.sum(jnp.where(observed, values, 0.0), -2, keepdims=True)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), 0.5)
+
+
+class Frames(NamedTuple):
+    """The images of series, to be recalled.
+
+    values: pixels ``(series, time, pixel)``.
+    usable: mask ``(series, time, time)``, whether a step (first) may recall another (last).
+    """
+
+    values: jax.Array
+    usable: jax.Array
+
+
+def frames_of(values: jax.Array, observed: jax.Array, own: bool) -> Frames:
+    """The observed images of each series.
+
+    Args:
+        values: pixels ``(series, time, pixel)``.
+        observed: mask of the same shape.
+        own: whether a step may recall its own image. It may not where that image is scored.
+    """
+    here = jnp.any(observed, -1)
+    steps = jnp.arange(values.shape[-2])
+    allowed = (steps[:, None] != steps[None]) | own
+    return Frames(jnp.where(observed, values, 0.0), here[:, None] & allowed[None])
+
+
+class Recall(nn.Module):
+    """For every step, a mean of observed images, weighted by how near their states are."""
+
+    @nn.compact
+    def __call__(self, z: jax.Array, frames: Frames) -> jax.Array:
+        """``(..., series, time, pixel)`` from states ``(..., series, time, latent)``."""
+        key = nn.Dense(KEYS, name="key")(z)
+        square = jnp.sum(key**2, -1)
+        product = jnp.einsum("...tk,...sk->...ts", key, key)
+        scores = 2 * product - square[..., None, :]  # minus the distance, up to a constant
+        usable = frames.usable.reshape(*(1,) * (z.ndim - 3), *frames.usable.shape)
+        weights = nn.softmax(jnp.where(usable, scores, UNUSABLE))
+        recalled = jnp.einsum("...ts,...sp->...tp", weights, frames.values)
+        return jnp.where(jnp.any(usable, -1, keepdims=True), recalled, 0.5)
 
 
 class Normalisation(nn.Module):
@@ -139,13 +196,24 @@ def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
     )
 
 
-@partial(jax.checkpoint, static_argnums=(2, 3))
 def convolve(images: jax.Array, kernel: jax.Array, size: int, stride: int) -> jax.Array:
     """The `patches` times a kernel ``(size * size * channel, channels)``.
 
-    The gradient makes the patches again: they take several times the memory of the images.
+    Patches take several times the memory of the images. They exist of `FRAMES` images at a time,
+    and the gradient makes them again.
     """
-    return patches(images, size, stride) @ kernel
+
+    @jax.checkpoint
+    def some(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return patches(images, size, stride) @ kernel
+
+    whole = len(images) // FRAMES * FRAMES
+    parts = [some(images[whole:], kernel)] if whole < len(images) else []
+    if whole:
+        stacked = images[:whole].reshape(-1, FRAMES, *images.shape[1:])
+        _, found = jax.lax.scan(lambda _, own: (None, some(own, kernel)), None, stacked)
+        parts.insert(0, found.reshape(whole, *found.shape[2:]))
+    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 class HalvingConv(nn.Module):
@@ -277,14 +345,15 @@ class ImageDecoder(nn.Module):
         self,
         z: jax.Array,
         counted: jax.Array | None = None,
-        background: jax.Array | None = None,
+        background: jax.Array | Frames | None = None,
     ) -> Raw:
         """Raw arrays ``(..., pixel)`` from states ``(..., latent)``.
 
         Args:
             z: the states.
             counted: mask ``(...,)`` of those that enter statistics of the batch; by default all.
-            background: pixels ``(series, 1, pixel)`` of `background_of`; by default grey.
+            background: pixels ``(series, 1, pixel)`` of `background_of`, or images of `frames_of`;
+                by default grey.
         """
         batch = z.shape[:-1]
         counted = jnp.ones(batch, bool) if counted is None else counted
@@ -300,6 +369,12 @@ class ImageDecoder(nn.Module):
                 norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
                 inner = nn.relu(norm(inner, counted.reshape(-1)))
         logits = inner.reshape(*batch, -1)
+        if isinstance(background, Frames):
+            background = Recall(name="recall")(z, background)
+        elif self.image.background == RECALLED and self.is_initializing():
+            series, steps = z.shape[-3:-1]
+            grey = jnp.full((series, steps, self.image.pixels), 0.5)
+            Recall(name="recall")(z, Frames(grey, jnp.ones((series, steps, steps), bool)))
         if background is not None:
             static = jnp.clip(background, LEAST_PIXEL, 1 - LEAST_PIXEL)
             static = jnp.log(static) - jnp.log1p(-static)

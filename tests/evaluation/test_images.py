@@ -67,11 +67,15 @@ def test_ssim_of_many_frames_is_that_of_each():
 
 
 FORM = (16, 16, 1)
-MODALITIES = (
-    Modality("video", likelihood=Normal(), image=Image(FORM, (2, 2), "group", background=True)),
-    Modality("mask", likelihood=Bernoulli(), image=Image(FORM, (2, 2))),
-    Modality("action", likelihood=Categorical(3)),
-)
+
+
+def modalities(background: str):
+    image = Image(FORM, (2, 2), "group", background)
+    return (
+        Modality("video", likelihood=Normal(), image=image),
+        Modality("mask", likelihood=Bernoulli(), image=Image(FORM, (2, 2))),
+        Modality("action", likelihood=Categorical(3)),
+    )
 
 
 def data(seed: int = 0):
@@ -86,11 +90,21 @@ def data(seed: int = 0):
     return series_from_arrays(arrays, lengths=np.array([8, 3, 8, 2]))
 
 
+MODALITIES = modalities("mean")
+
+
+def sigma_points(background: str):
+    own = modalities(background)
+    updates = {m.name: "encoder" for m in own}
+    return SigmaPointSSM(own, 2, 4, updates=updates, decoded_samples=1)
+
+
+WEIGHTS = LossWeights(filter=0.0, time_reversal=0.0)
 MODELS = {
-    "bfvi": MDMM(MODALITIES, 2, 4, weights=LossWeights(filter=0.0, time_reversal=0.0)),
-    "sigma points": SigmaPointSSM(
-        MODALITIES, 2, 4, updates={m.name: "encoder" for m in MODALITIES}, decoded_samples=1
-    ),
+    "bfvi": MDMM(MODALITIES, 2, 4, weights=WEIGHTS),
+    "bfvi, recalled": MDMM(modalities("recalled"), 2, 4, weights=WEIGHTS),
+    "sigma points": sigma_points("mean"),
+    "sigma points, recalled": sigma_points("recalled"),
 }
 
 

@@ -10,7 +10,15 @@ from jdmm import MDMM, InputError, Modality
 from jdmm.likelihoods import Bernoulli, Categorical, Normal, constrain_sd
 from jdmm.models.base import unobserved_series
 from jdmm.networks import BATCH_STATS, BatchNorm, Image, ImageDecoder, ImageEncoder
-from jdmm.networks.images import DoublingConv, HalvingConv
+from jdmm.networks.images import (
+    FRAMES,
+    DoublingConv,
+    HalvingConv,
+    Recall,
+    convolve,
+    frames_of,
+    patches,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -32,6 +40,18 @@ def test_halving_convolution_is_the_sum_over_its_windows():
     np.testing.assert_allclose(layer.apply(variables, images), expected, atol=1e-12)
 
 
+def test_convolutions_of_many_images_are_those_of_each():
+    """Taken in parts, of which the last is smaller."""
+    images = RNG.normal(size=(2 * FRAMES + 3, 4, 4, 2))
+    kernel = RNG.normal(size=(9 * 2, 3))
+    found, pull = jax.vjp(lambda *inputs: convolve(*inputs, 3, 2), images, kernel)
+    each = [patches(image[None], 3, 2) @ kernel for image in images]
+    np.testing.assert_allclose(found, np.concatenate(each), atol=1e-12)
+    ones = pull(jnp.ones_like(found))
+    expected = jnp.sum(patches(images, 3, 2), (0, 1, 2))
+    np.testing.assert_allclose(ones[1], np.repeat(expected[:, None], 3, 1), atol=1e-9)
+
+
 def test_doubling_convolution_spreads_every_pixel():
     """A transposed convolution adds the kernel, times the pixel, around twice its place."""
     images = RNG.normal(size=(2, 3, 4, 3))
@@ -44,6 +64,47 @@ def test_doubling_convolution_spreads_every_pixel():
         spread[:, 2 * y : 2 * y + 4, 2 * x : 2 * x + 4] += added
     expected = spread[:, 1:-1, 1:-1] + bias
     np.testing.assert_allclose(layer.apply(variables, images), expected, atol=1e-12)
+
+
+def recalled(states, values, observed, own: bool):
+    """The module, with a key that is the state itself, spread widely."""
+    layer, frames = Recall(), frames_of(values, observed, own)
+    variables = initialise(layer, states, frames)
+    kernel = np.zeros_like(variables["params"]["key"]["kernel"])
+    kernel[:, : len(kernel)] = 10 * np.eye(len(kernel))
+    return layer.apply({"params": {"key": {"kernel": kernel, "bias": kernel[0]}}}, states, frames)
+
+
+def test_a_step_recalls_the_image_of_the_nearest_state():
+    """Two samples of two series; the states of steps 0 and 2, and of 1 and 3, are alike."""
+    pose = np.array([[0.0, 0.0], [3.0, 0.0], [0.1, 0.0], [3.1, 0.0]])
+    states = np.broadcast_to(pose, (2, 2, 4, 2)) + np.arange(2)[:, None, None, None]
+    values = RNG.uniform(size=(2, 4, 6))
+    observed = np.ones(values.shape, bool)
+    observed[1, :2] = False
+    values[1, :2] = np.nan
+    found = recalled(states, values, observed, own=True)
+    apart = recalled(states, values, observed, own=False)
+    expected = np.stack([values[0, [2, 3, 0, 1]], values[1, [2, 3, 3, 2]]])
+    np.testing.assert_allclose(apart, np.broadcast_to(expected, apart.shape), atol=1e-6)
+    np.testing.assert_allclose(
+        found[:, 1, :2], np.broadcast_to(values[1, 2:], (2, 2, 6)), atol=1e-6
+    )
+
+
+def test_recall_without_images_is_grey_and_has_finite_gradients():
+    states, values = RNG.normal(size=(1, 2, 3, 2)), np.full((2, 3, 4), np.nan)
+    observed = np.zeros(values.shape, bool)
+    observed[1, 0] = True
+    values[1, 0] = 0.25
+
+    def total(states):
+        return jnp.sum(recalled(states, values, observed, own=False))
+
+    grey = recalled(states, values, observed, own=False)
+    np.testing.assert_allclose(grey[0, 0], 0.5)
+    np.testing.assert_allclose(grey[0, 1], np.array([0.5, 0.25, 0.25])[:, None] * np.ones(4))
+    assert np.isfinite(jax.grad(total)(states)).all()
 
 
 def test_batch_normalisation_takes_only_the_rows_that_count():
@@ -156,7 +217,7 @@ def test_published_numbers_of_parameters(modalities, expected):
         (lambda: Image((64, 64)), r"shape as \(height, width, channel\), got \(64, 64\)"),
         (lambda: Image((60, 64, 3)), "multiples of 8 for 3 convolutions, got"),
         (lambda: Image(channels=()), "channels as whole numbers"),
-        (lambda: Image(normalisation="layer"), "among batch, group, got 'layer'"),
+        (lambda: Image(normalisation="layer"), "among 'batch', 'group', got 'layer'"),
         (lambda: Modality("v", 5, image=SMALL), r"features=128, the pixels of \(8, 8, 2\), got 5"),
         (lambda: Modality("v", likelihood=Categorical(3), image=SMALL), "Bernoulli or Normal"),
     ],
