@@ -51,7 +51,9 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         hide = Deletions(burst=0.0, scattered_features=0.5, scattered_features_range=(0.05, 0.3))
         settings = TrainSettings(epochs=options.epochs, batch_size=64, deletions=hide)
         return jdmm.fit(model, series, validation, settings)
-    model = jdmm.SigmaPointSSM(air, latent=options.latent, hidden=options.hidden)
+    model = jdmm.SigmaPointSSM(
+        air, latent=options.latent, hidden=options.hidden, residual=options.residual
+    )
     settings = TrainSettings(
         epochs=options.epochs,
         batch_size=64,
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--method", choices=methods, default="sigma_point")
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
+    parser.add_argument("--residual", action="store_true", help="of each feature, in sigma_point")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()

@@ -6,7 +6,7 @@ Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016. Th
 K; at K = 1 it is the evidence lower bound.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ def log_weights(
 
     def weights(own: PosteriorPath) -> jax.Array:
         raw = model.emissions_of(variables, own.states, series)
-        return weights_of(model, series, own, raw)
+        return weights_of(model, variables, series, own, raw)
 
     if not image_names(model.modalities):
         return weights(path)
@@ -128,16 +128,11 @@ def log_weights(
 
 
 def weights_of(
-    model: Model, series: Series, path: PosteriorPath, raw: Mapping[str, Raw]
+    model: Model, variables: Variables, series: Series, path: PosteriorPath, raw: dict[str, Raw]
 ) -> jax.Array:
     """`log_weights` of sample paths ``(sample, batch, ...)`` and their raw emission outputs."""
-    num_samples = path.states.shape[0]
-    total = jnp.zeros((num_samples, series.batch))
-    for name, likelihood in model.likelihoods.items():
-        shape = (num_samples, *series.values[name].shape)
-        log_prob = likelihood.log_prob(raw[name], jnp.broadcast_to(series.values[name], shape))
-        total += jnp.sum(jnp.where(series.observed[name][None], log_prob, 0.0), (-2, -1))
-    return total + jnp.sum(jnp.where(series.valid[None], path.log_ratio(), 0.0), -1)
+    log_prob = model.path_log_prob(variables, path.states, series, raw)
+    return log_prob + jnp.sum(jnp.where(series.valid[None], path.log_ratio(), 0.0), -1)
 
 
 def importance_bound(log_weights: jax.Array, count: int) -> jax.Array:

@@ -246,7 +246,7 @@ def predict_batch(
     else:
         emissions = model.emissions_of(variables, paths.states, series)
     if return_log_weights:
-        weights = importance.weights_of(model, series, paths, emissions)
+        weights = importance.weights_of(model, variables, series, paths, emissions)
         prediction = prediction._replace(log_weights=weights.T)
     for index, (name, likelihood) in enumerate(likelihoods.items()):
         if name in images:

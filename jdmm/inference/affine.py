@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
 from jdmm.inference import linalg, square_root
+from jdmm.inference.gaussian import Moments
 from jdmm.inference.square_root import Affine, FullMoments, Function, StepPoints, Update
 from jdmm.series import Array
 
@@ -116,3 +117,23 @@ def observed_root(
     """A root of the noise covariance, in which missing features have a noise of their own of 1."""
     own = linalg.diagonal_matrix(jnp.where(observed, 0.0, 1.0).astype(emission.root.dtype))
     return jnp.concatenate([jnp.where(observed[:, None], emission.root, 0.0), own], 1)
+
+
+def with_residual(emission: Affine | AffineFeatures, own: Moments) -> Affine | AffineFeatures:
+    """The emission with the residuals of the features, ``(feature, n)``, in it."""
+    offset = emission.offset + own.mean
+    if isinstance(emission, AffineFeatures):
+        return AffineFeatures(emission.slope, offset, emission.variance + own.variance)
+    further = linalg.diagonal_matrix(jnp.sqrt(own.variance))
+    return Affine(emission.slope, offset, jnp.concatenate([emission.root, further], 1))
+
+
+def told(emission: Affine | AffineFeatures, states: FullMoments) -> tuple[Moments, jnp.ndarray]:
+    """Mean and variance of the features as a function of the state, and that of their noise."""
+    deviations = linalg.matmul(emission.slope, states.root)
+    mean = linalg.matvec(emission.slope, states.mean) + emission.offset
+    if isinstance(emission, AffineFeatures):
+        noise = emission.variance
+    else:
+        noise = jnp.sum(emission.root**2, 1)
+    return Moments(mean, jnp.sum(deviations**2, 1)), noise

@@ -15,10 +15,11 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
-from jdmm.inference import affine, square_root
+from jdmm.inference import affine, residual, square_root
 from jdmm.inference.affine import AffineFeatures
-from jdmm.inference.gaussian import Gaussian
+from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.quadrature import Points
+from jdmm.inference.residual import Autoregression
 from jdmm.inference.square_root import Affine, FullMoments, Function, StepPoints
 from jdmm.series import Array
 
@@ -43,11 +44,13 @@ class FullModel:
         transition: states ``(latent, n)`` -> moments of p(z' | z), ``(latent, n)``.
         emission: states ``(latent, n)`` -> conditional moments of the features, ``(feature, n)``.
             There may be none.
+        residual: of the features, beside the state; None for none.
     """
 
     initial: FullMoments
     transition: Function
     emission: Function
+    residual: Autoregression | None = None
 
     @property
     def latent(self) -> int:
@@ -67,6 +70,17 @@ class Evidence(NamedTuple):
     value: Float[Array, "*time feature n"]
     observed: Bool[Array, "*time feature n"]
     factor: Gaussian | None = None
+
+
+class FilterState(NamedTuple):
+    """What a filter carries from step to step.
+
+    states: p(z_t | x_{1:t-1}), ``(latent, n)`` and ``(latent, latent, n)``.
+    residual: of the features, ``(feature, n)``; None without residuals.
+    """
+
+    states: FullMoments
+    residual: Moments | None = None
 
 
 class FilteredStates(NamedTuple):
@@ -97,9 +111,9 @@ class Linearised(NamedTuple):
 
 
 def update_step(
-    model: FullModel, predicted: FullMoments, evidence: Evidence, points: StepPoints
-) -> tuple[FullMoments, square_root.Update]:
-    """p(z_t | x_{1:t-1}) -> p(z_t | x_{1:t}), for streaming; start from the initial distribution.
+    model: FullModel, predicted: FilterState, evidence: Evidence, points: StepPoints
+) -> tuple[FilterState, square_root.Update]:
+    """p(z_t | x_{1:t-1}) -> p(z_t | x_{1:t}), for streaming; start from `initial_states`.
 
     Args:
         model: the model.
@@ -107,15 +121,25 @@ def update_step(
         evidence: of this step.
         points: of the quadrature; see `step_points`.
     """
+    emission, own = model.emission, predicted.residual
+    if own is not None:
+        emission = _with_residual(emission, own)
     change = square_root.update(
-        model.emission, predicted, points, evidence.value, evidence.observed
+        emission, predicted.states, points, evidence.value, evidence.observed
     )
-    return _with_factor(predicted, change, evidence)
+    states, change = _with_factor(predicted.states, change, evidence)
+    if own is None:
+        return FilterState(states), change
+    found = square_root.evaluate(model.emission, states, points)
+    told = Moments(found.mean, jnp.sum(found.deviations**2, 1))
+    own = residual.update(own, told, found.variance, evidence.value, evidence.observed)
+    return FilterState(states, own), change
 
 
-def predict_step(model: FullModel, filtered: FullMoments, points: StepPoints) -> FullMoments:
+def predict_step(model: FullModel, filtered: FilterState, points: StepPoints) -> FilterState:
     """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming."""
-    return square_root.predict(model.transition, filtered, points)
+    states = square_root.predict(model.transition, filtered.states, points)
+    return FilterState(states, _predict_residual(model.residual, filtered))
 
 
 def full_filter(model: FullModel, evidence: Evidence, points: Points) -> FilteredStates:
@@ -136,7 +160,7 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)
         following = predict_step(model, filtered, step)
-        return following, _filtered(filtered, change)
+        return following, _filtered(filtered.states, change)
 
     # rematerialised: saving the points of every step takes many times the memory
     _, found = jax.lax.scan(
@@ -145,39 +169,71 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
     return found
 
 
-def linear_filter(initial: FullMoments, model: Linearised, evidence: Evidence) -> FilteredStates:
+def linear_filter(
+    start: FilterState, model: Linearised, evidence: Evidence, own: Autoregression | None = None
+) -> FilteredStates:
     """The Kalman filter of a model that is linear at each step.
 
     Args:
-        initial: p(z_1), ``(latent, n)``.
+        start: p(z_1), ``(latent, n)``, and of the residuals, if any.
         model: with a transition for every step; that of the last step is not used.
         evidence: of all steps, time in front.
+        own: the residuals of the features.
     """
 
     def _step(predicted, inputs):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
-        own, here = inputs
-        change = affine.update(here.emission, predicted, own.value, own.observed)
-        filtered, change = _with_factor(predicted, change, own)
-        following = affine.predict(here.transition, filtered)
+        given, here = inputs
+        emission, before = here.emission, predicted.residual
+        if before is not None:
+            emission = affine.with_residual(emission, before)
+        change = affine.update(emission, predicted.states, given.value, given.observed)
+        filtered, change = _with_factor(predicted.states, change, given)
+        after = None
+        if before is not None:
+            told, noise = affine.told(here.emission, filtered)
+            after = residual.update(before, told, noise, given.value, given.observed)
+        following = FilterState(
+            affine.predict(here.transition, filtered),
+            _predict_residual(own, FilterState(filtered, after)),
+        )
         return following, _filtered(filtered, change)
 
-    return jax.lax.scan(_step, initial, (evidence, model))[1]
+    return jax.lax.scan(_step, start, (evidence, model))[1]
 
 
-def initial_states(model: FullModel, evidence: Evidence) -> FullMoments:
-    """p(z_1) of every series, ``(latent, n)``."""
+def initial_states(model: FullModel, evidence: Evidence) -> FilterState:
+    """p(z_1) of every series, ``(latent, n)``, and of the residuals, if any."""
     n = evidence.value.shape[-1]
-    return FullMoments(*(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial))
+    states = FullMoments(*(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)) for leaf in model.initial))
+    return FilterState(states, None if model.residual is None else model.residual.initial(n))
+
+
+def _with_residual(emission: Function, own: Moments) -> Function:
+    """The emission with the predicted residuals in it, at states ``(latent, point * n)``."""
+
+    def shifted(states: jax.Array) -> Moments:
+        mean, variance = emission(states)
+        count = mean.shape[1] // own.mean.shape[1]
+        further = (jnp.tile(leaf, (1, count)) for leaf in own)
+        return Moments(*(leaf + more for leaf, more in zip((mean, variance), further, strict=True)))
+
+    return shifted
+
+
+def _predict_residual(own: Autoregression | None, filtered: FilterState) -> Moments | None:
+    if own is None or filtered.residual is None:
+        return None
+    return own.predict(filtered.residual)
 
 
 @jax.custom_vjp
-def _bound_gradient(states: FullMoments) -> FullMoments:
+def _bound_gradient(states: FilterState) -> FilterState:
     """The states themselves; their gradient is clipped to `MAX_GRADIENT`."""
     return states
 
 
-def _bound_gradient_backward(_: None, gradient: FullMoments) -> tuple[FullMoments]:
+def _bound_gradient_backward(_: None, gradient: FilterState) -> tuple[FilterState]:
     return (jax.tree.map(lambda leaf: jnp.clip(leaf, -MAX_GRADIENT, MAX_GRADIENT), gradient),)
 
 

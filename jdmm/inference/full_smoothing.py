@@ -116,7 +116,7 @@ def iterate_linearisation(
 
     def solve(around: FullMoments) -> PathPosterior:
         linear = linearise(model, around, points, evidence.value.shape[1])
-        found = linear_filter(initial, linear, evidence)
+        found = linear_filter(initial, linear, evidence, model.residual)
         backward = jax.vmap(affine.reverse)(linear.transition, found.filtered)
         return _smooth(found, backward, lengths)
 
@@ -185,7 +185,10 @@ def path_cost(
     steps = jnp.sum(nll(following, model.transition(flat)), 0)
     inside = jnp.arange(time)[:, None] < lengths[None] - 1
     total = jnp.sum(jnp.where(inside, steps, 0.0), 0)
-    seen = nll(jnp.moveaxis(evidence.value, 0, 1), model.emission(flat))
+    expected = model.emission(flat)
+    if model.residual is not None:
+        expected = Moments(expected.mean, expected.variance + model.residual.variance)
+    seen = nll(jnp.moveaxis(evidence.value, 0, 1), expected)
     total += jnp.sum(jnp.where(jnp.moveaxis(evidence.observed, 0, 1), seen, 0.0), (0, 1))
     if evidence.factor is not None:
         precision, weighted = evidence.factor

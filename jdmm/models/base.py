@@ -124,6 +124,28 @@ class Model(abc.ABC):
         del series
         return self.emissions(variables, states)
 
+    def path_log_prob(
+        self, variables: Variables, states: jax.Array, series: Series, raw: dict[str, Raw]
+    ) -> jax.Array:
+        """Log p(x | z_{1:T}) of what is observed, in nats, ``(..., batch)``.
+
+        Args:
+            variables: of the model.
+            states: ``(..., batch, time, state)``.
+            series: what is observed.
+            raw: of `emissions_of`.
+        """
+        del variables
+        total = jnp.zeros(states.shape[:-2])
+        for name, likelihood in self.likelihoods.items():
+            value, observed = (
+                jnp.broadcast_to(tree[name], (*states.shape[:-1], tree[name].shape[-1]))
+                for tree in (series.values, series.observed)
+            )
+            scored = jnp.where(observed, likelihood.log_prob(raw[name], value), 0.0)
+            total += jnp.sum(scored, (-2, -1))
+        return total
+
     def prior_samples(
         self,
         variables: Variables,

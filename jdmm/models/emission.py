@@ -1,5 +1,6 @@
 """Encoders and decoders of modalities, and the evidence that encoders give."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
 from jdmm.errors import InputError
-from jdmm.inference import gaussian
+from jdmm.inference import gaussian, residual
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States
-from jdmm.likelihoods import Categorical, Raw
+from jdmm.inference.residual import Autoregression
+from jdmm.likelihoods import Categorical, Raw, constrain_sd, unconstrain_sd
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.images import RECALLED, Frames, background_of, frames_of
@@ -167,6 +169,62 @@ def backgrounds_of(
             found[modality.name] = frames_of(values, observed, own=not scored)
         elif modality.image is not None and modality.image.background:
             found[modality.name] = background_of(values, observed)
+    return found
+
+
+def add_residuals(
+    modalities: Sequence[Modality], own: Autoregression, raw: Mapping[str, Raw], series: Series
+) -> tuple[dict[str, Raw], jax.Array]:
+    """The emissions with the residuals of the features, given the path of the states.
+
+    Args:
+        modalities: of the model, all Normal.
+        own: the residuals, in the order of the modalities.
+        raw: mean and unconstrained sd of the emissions, ``(..., batch, time, feature)``.
+        series: what is observed.
+
+    Returns:
+        Raw outputs of the same shapes, and log p(x | z) of what is observed of each series, the
+        residuals integrated out, in nats, ``(..., batch)``.
+    """
+    found, start = {}, 0
+    total = jnp.zeros(())
+    values = masked_values(series)
+    for modality in modalities:
+        mean, raw_sd = raw[modality.name]
+        rows = slice(start, start + modality.features)
+        each = Autoregression(own.decay[rows], own.variance[rows])
+        start += modality.features
+        time_first = jnp.moveaxis(mean, (-2, -1), (0, 1))  # (time, feature, ..., batch)
+        shape = time_first.shape
+        repeats = math.prod(shape[2:-1])
+        value, observed = (
+            jnp.tile(jnp.moveaxis(jnp.asarray(leaf), 0, -1), (1, 1, repeats))
+            for leaf in (values[modality.name], series.observed[modality.name])
+        )
+        noise = jnp.moveaxis(constrain_sd(raw_sd) ** 2, (-2, -1), (0, 1)).reshape(value.shape)
+        error = value - time_first.reshape(value.shape)
+        smoothed, log_prob = residual.smooth(each, error, noise, observed)
+        shift, sd, scored = (
+            jnp.moveaxis(leaf.reshape(shape), (0, 1), (-2, -1))
+            for leaf in (smoothed.mean, jnp.sqrt(noise + smoothed.variance), log_prob)
+        )
+        found[modality.name] = (mean + shift, unconstrain_sd(sd))
+        total += jnp.sum(scored, (-2, -1))
+    return found, total
+
+
+def widen(
+    modalities: Sequence[Modality], own: Autoregression, raw: Mapping[str, Raw]
+) -> dict[str, Raw]:
+    """The emissions with residuals of which nothing is known, as `add_residuals` orders them."""
+    found, start = {}, 0
+    for modality in modalities:
+        mean, raw_sd = raw[modality.name]
+        variance = own.variance[start : start + modality.features, 0]
+        start += modality.features
+        sd = jnp.sqrt(constrain_sd(raw_sd) ** 2 + jnp.broadcast_to(variance, raw_sd.shape))
+        found[modality.name] = (mean, unconstrain_sd(sd))
     return found
 
 

@@ -41,12 +41,14 @@ from jdmm.models.base import (
     quadratures_of,
 )
 from jdmm.models.emission import (
+    add_residuals,
     backgrounds_of,
     bind,
     evidence_of,
     make_encoder,
     masked_values,
     raw_outputs,
+    widen,
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss
@@ -94,6 +96,9 @@ class SigmaPointSSM(GradientModel):
         prediction_quadrature: of filter and smoother in prediction.
         iterations: of posterior linearisation in prediction, at most; 0 for none.
         tolerance: an iteration that moves the states by fewer sd is the last.
+        residual: whether each feature has an autoregressive residual of its own beside the state,
+            for what it remembers by itself; see `jdmm.inference.residual`. With many columns, a
+            small state then suffices for what they share. It needs the likelihood as objective.
         objective: of the training: "likelihood" (of the filter; for normal modalities, updated by
             moments), "bound" (a lower bound of it, for all likelihoods and encoders), or "auto":
             the likelihood where the modalities allow it.
@@ -114,6 +119,7 @@ class SigmaPointSSM(GradientModel):
     prediction_quadrature: Quadrature = Quadrature()
     iterations: int = 5
     tolerance: float = 0.01
+    residual: bool = False
     objective: str = AUTO
     decoded_samples: int = 0
     multipliers: Mapping[str, float] = FrozenDict()
@@ -145,6 +151,11 @@ class SigmaPointSSM(GradientModel):
             raise InputError(
                 "expected loss.objective 'bound' or 'auto' for modalities that are not all Normal "
                 "and updated by moments, got 'likelihood'"
+            )
+        if self.residual and self.chosen_objective != LIKELIHOOD:
+            raise InputError(
+                "expected model.residual False for modalities that are not all Normal and updated "
+                "by moments, or with loss.objective 'bound', got True"
             )
         weighted = any(value != 1 for value in self.multipliers.values())
         if self.chosen_objective == LIKELIHOOD and (weighted or self.decoded_samples):
@@ -225,6 +236,7 @@ class SigmaPointSSM(GradientModel):
             self.hidden,
             self.emission,
             self.transition,
+            self.residual,
         )
 
     @property
@@ -273,7 +285,8 @@ class SigmaPointSSM(GradientModel):
                 )
             )
 
-        return FullModel(networks.initial(), method(Networks.step_forward), emission)
+        forward = method(Networks.step_forward)
+        return FullModel(networks.initial(), forward, emission, networks.residuals())
 
     def evidence(self, variables: Variables, series: Series) -> Evidence:
         """What is observed, with the time in front and the series last.
@@ -443,15 +456,32 @@ class SigmaPointSSM(GradientModel):
         )
 
     def emissions(self, variables: Variables, states: jax.Array) -> dict[str, Raw]:
-        """Raw likelihood outputs of every modality from states ``(..., latent)``."""
-        return raw_outputs(self._decoders(variables), states)
+        """Raw likelihood outputs of every modality from states ``(..., latent)``.
+
+        Residuals have their stationary distribution.
+        """
+        raw = raw_outputs(self._decoders(variables), states)
+        own = self.networks.bind(variables).residuals()
+        return raw if own is None else widen(self.modalities, own, raw)
 
     def emissions_of(
         self, variables: Variables, states: jax.Array, series: Series
     ) -> dict[str, Raw]:
-        """`emissions`, with the background of images."""
+        """`emissions`, with the background of images, or with the residuals given the states."""
         backgrounds = backgrounds_of(self.modalities, series)
-        return raw_outputs(self._decoders(variables), states, backgrounds=backgrounds)
+        raw = raw_outputs(self._decoders(variables), states, backgrounds=backgrounds)
+        own = self.networks.bind(variables).residuals()
+        return raw if own is None else add_residuals(self.modalities, own, raw, series)[0]
+
+    def path_log_prob(
+        self, variables: Variables, states: jax.Array, series: Series, raw: dict[str, Raw]
+    ) -> jax.Array:
+        """Log p(x | z) of what is observed, ``(..., batch)``; the residuals are integrated out."""
+        own = self.networks.bind(variables).residuals()
+        if own is None:
+            return super().path_log_prob(variables, states, series, raw)
+        told = raw_outputs(self._decoders(variables), states)
+        return add_residuals(self.modalities, own, told, series)[1]
 
     def _encoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
         networks = self.networks.bind(variables).encoders if self.encoded else {}

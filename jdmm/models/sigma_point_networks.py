@@ -9,14 +9,21 @@ from jax import numpy as jnp
 from jdmm.data.modality import Modality
 from jdmm.errors import InputError
 from jdmm.inference.gaussian import Moments
+from jdmm.inference.residual import Autoregression
 from jdmm.inference.square_root import FullMoments
-from jdmm.likelihoods import SD_FLOOR
+from jdmm.likelihoods import SD_FLOOR, constrain_sd
 from jdmm.models.emission import init_decoders, init_encoders, make_decoder, make_encoder
 from jdmm.networks import HomoscedasticDecoder, ProductTransition
 from jdmm.series import Series
 
 LINEAR, MLP = "linear", "mlp"
 EMISSIONS = (LINEAR, MLP)
+
+DECAY_LOGIT = 2.0
+"""Of the residuals at first: a correlation of 0.88 between successive steps."""
+
+RESIDUAL_SD = 0.0
+"""Unconstrained sd of the residuals at first, as of the emissions."""
 
 
 class Networks(nn.Module):
@@ -28,6 +35,7 @@ class Networks(nn.Module):
     hidden: int
     emission: str
     own_transition: nn.Module | None
+    residual: bool = False
 
     def setup(self) -> None:
         """Makes the submodules."""
@@ -46,6 +54,27 @@ class Networks(nn.Module):
             else HomoscedasticDecoder(m.features, m.likelihood, hidden)
             for m in self.modalities
         }
+
+        if self.residual:
+            self.residual_decay, self.residual_sd = (
+                {
+                    m.name: self.param(
+                        f"residual_{name}_{m.name}", nn.initializers.constant(start), (m.features,)
+                    )
+                    for m in self.modalities
+                }
+                for name, start in (("decay", DECAY_LOGIT), ("sd", RESIDUAL_SD))
+            )
+
+    def residuals(self) -> Autoregression | None:
+        """The residuals of all features, in the order of the modalities; None without."""
+        if not self.residual:
+            return None
+        decay, sd = (
+            jnp.concatenate([own[m.name] for m in self.modalities])[:, None]
+            for own in (self.residual_decay, self.residual_sd)
+        )
+        return Autoregression(nn.sigmoid(decay), constrain_sd(sd) ** 2)
 
     def initial(self) -> FullMoments:
         """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""

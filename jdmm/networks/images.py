@@ -39,6 +39,9 @@ NONE, MEAN, RECALLED = "", "mean", "recalled"
 
 BACKGROUNDS = (NONE, MEAN, RECALLED)
 
+KEPT = 2.0
+"""Logit of the share of a recalled image that a fresh decoder keeps."""
+
 UNUSABLE = -1e30
 """Score of an image that may not be recalled."""
 
@@ -56,10 +59,11 @@ class Image:
             decoder are the reverse.
         normalisation: after all convolutions but the last: "batch" (as published; with running
             statistics) or "group" (of the channels of one image; no statistics).
-        background: what the decoder adds to, as a logit. "mean" is the mean of the observed images
-            of a series, which stands for its static content. "recalled" is a mean of them that is
-            weighted by how near their states are, so that details of an earlier image of the same
-            pose return. With either, the encoder sees the mean and the difference. "" is none.
+        background: what the decoder starts from. "mean" is the mean of the observed images of a
+            series, which stands for its static content; the decoder adds to its logit. "recalled"
+            is a mean of them that is weighted by how near their states are, so that details of an
+            image of the same pose return; the decoder draws over it where it chooses. With either,
+            the encoder sees the mean and the difference. "" is none.
 
     Raises:
         InputError: for an impossible value.
@@ -363,24 +367,38 @@ class ImageDecoder(nn.Module):
         smallest = (height // scale, width // scale, widths[0])
         inner = nn.relu(nn.Dense(math.prod(smallest), name="dense")(z.reshape(-1, z.shape[-1])))
         inner = inner.reshape(-1, *smallest)
-        for i, channels in enumerate((*widths[1:], colours)):
+        recalls = self.image.background == RECALLED
+        for i, channels in enumerate((*widths[1:], colours + recalls)):
             inner = DoublingConv(channels, name=f"convolution_{i}")(inner)
             if i < len(widths) - 1:
                 norm = Normalisation(self.image.normalisation, name=f"normalisation_{i}")
                 inner = nn.relu(norm(inner, counted.reshape(-1)))
-        logits = inner.reshape(*batch, -1)
-        if isinstance(background, Frames):
-            background = Recall(name="recall")(z, background)
-        elif self.image.background == RECALLED and self.is_initializing():
+        logits = inner[..., :colours].reshape(*batch, -1)
+        if recalls and self.is_initializing():
             series, steps = z.shape[-3:-1]
             grey = jnp.full((series, steps, self.image.pixels), 0.5)
-            Recall(name="recall")(z, Frames(grey, jnp.ones((series, steps, steps), bool)))
+            background = frames_of(grey, jnp.ones(grey.shape, bool), own=True)
+        if isinstance(background, Frames):
+            share = nn.sigmoid(inner[..., colours:] - KEPT)
+            share = jnp.repeat(share, colours, -1).reshape(*batch, -1)
+            recalled = Recall(name="recall")(z, background)
+            return self._pixels(share * nn.sigmoid(logits) + (1 - share) * recalled)
         if background is not None:
-            static = jnp.clip(background, LEAST_PIXEL, 1 - LEAST_PIXEL)
-            static = jnp.log(static) - jnp.log1p(-static)
+            static = _logit(background)
             logits += static.reshape(*(1,) * (logits.ndim - static.ndim), *static.shape)
         if not isinstance(self.likelihood, Normal):
             return (logits,)
+        return self._pixels(nn.sigmoid(logits))
+
+    def _pixels(self, mean: jax.Array) -> Raw:
+        """Raw outputs of pixels of this mean."""
+        if not isinstance(self.likelihood, Normal):
+            return (_logit(mean),)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(PIXEL_SD)))
         sd = self.param("sd", start, ())
-        return nn.sigmoid(logits), jnp.broadcast_to(sd, logits.shape)
+        return mean, jnp.broadcast_to(sd, mean.shape)
+
+
+def _logit(pixels: jax.Array) -> jax.Array:
+    pixels = jnp.clip(pixels, LEAST_PIXEL, 1 - LEAST_PIXEL)
+    return jnp.log(pixels) - jnp.log1p(-pixels)

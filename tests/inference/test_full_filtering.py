@@ -246,7 +246,7 @@ def test_streaming_is_the_filter() -> None:
     for t in range(TIME):
         own = jax.tree.map(lambda leaf, t=t: leaf[t], given)
         filtered, change = full_filtering.update_step(model, predicted, own, step)
-        np.testing.assert_allclose(filtered.mean, found.filtered.mean[t], atol=1e-12)
+        np.testing.assert_allclose(filtered.states.mean, found.filtered.mean[t], atol=1e-12)
         np.testing.assert_allclose(change.log_likelihood, found.log_likelihood[t], atol=1e-12)
         predicted = full_filtering.predict_step(model, filtered, step)
 

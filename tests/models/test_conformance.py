@@ -42,6 +42,10 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mdmm": ("mdmm", MDMM(MIXED, 2, 3)),
     "mdmm, particles": ("mdmm", MDMM(MIXED, 2, 3, PARTICLES, PARTICLES)),
     "sigma points, likelihood": ("sigma_point", SigmaPointSSM(NUMBERS, 2, 3)),
+    "sigma points, residual": (
+        "sigma_point",
+        SigmaPointSSM(NUMBERS, 2, 3, residual=True, iterations=1),
+    ),
     "sigma points, bound": ("sigma_point", SigmaPointSSM(MIXED, 2, 3, iterations=1)),
     "sigma points, encoder": (
         "sigma_point",

@@ -19,6 +19,7 @@ from jdmm import (
     TrainSettings,
     fit,
     log_likelihood_bounds,
+    predict,
     series_from_arrays,
 )
 from jdmm.inference import kalman
@@ -95,6 +96,67 @@ def test_linear_models_are_exact():
     bounds = log_likelihood_bounds(LINEAR, variables, data, KEY, (1, 5))
     np.testing.assert_allclose(bounds.bounds[1], expected.log_likelihood, atol=5e-3)
     np.testing.assert_allclose(bounds.effective, 5, rtol=1e-3)
+
+
+def exact_with_residuals(variables, data):
+    """The same with the residuals as further dimensions of the state."""
+    params = variables["params"]
+    decay, sd = (
+        np.concatenate([params[f"residual_{kind}_{m.name}"] for m in PAIR])
+        for kind in ("decay", "sd")
+    )
+    decay, sd = jax.nn.sigmoid(decay), constrain_sd(sd)
+    latent, features = 4, len(decay)
+    decoders = [params[f"decoders_{m.name}"] for m in PAIR]
+    own = np.concatenate([d["output_0"]["kernel"].T for d in decoders])
+    first = (np.exp(params["initial_log_sd"]) + 1e-3) ** 2
+    noise = (1 - decay**2) * sd**2
+    dynamics = np.zeros((latent + features,) * 2)
+    dynamics[:latent, :latent] = params["own_transition"]["slope"]
+    dynamics[latent:, latent:] = np.diag(decay)
+    parameters = kalman.Parameters(
+        initial_mean=np.concatenate([params["initial_mean"], np.zeros(features)]),
+        initial_covariance=np.diag(np.concatenate([first, sd**2])),
+        dynamics=dynamics,
+        dynamics_bias=np.zeros(latent + features),
+        dynamics_covariance=np.diag(np.concatenate([np.full(latent, 0.3**2), noise])),
+        emission=np.concatenate([own, np.eye(features)], 1),
+        emission_bias=np.concatenate([d["output_0"]["bias"] for d in decoders]),
+        emission_variance=np.concatenate([constrain_sd(d["sd"]) ** 2 for d in decoders]),
+    )
+    values, observed = (
+        np.concatenate([tree[m.name] for m in PAIR], -1) for tree in (data.values, data.observed)
+    )
+    smoothed = jax.vmap(lambda v, o: kalman.kalman_smoother(parameters, v, o))(values, observed)
+    return smoothed, np.asarray(smoothed.mean) @ parameters.emission.T + parameters.emission_bias
+
+
+def test_residuals_are_those_of_the_joint_model():
+    """Importance sampling reaches the exact likelihood; the approximate filter is near to it."""
+    data = series()
+    model = SigmaPointSSM(PAIR, 4, transition=Linear(4), residual=True)
+    variables = random_variables(model, data)
+    smoothed, features = exact_with_residuals(variables, data)
+    bounds = log_likelihood_bounds(model, variables, data, KEY, (2000,))
+    np.testing.assert_allclose(bounds.bounds[2000], smoothed.log_likelihood, atol=0.05)
+    loss = jax.jit(model.loss)(variables, data, data, KEY)
+    np.testing.assert_allclose(-loss.terms["filter_nll"], smoothed.log_likelihood.sum(), rtol=0.05)
+    found = predict(model, variables, data, KEY, 0).mean
+    valid = np.array(data.valid)
+    joined = np.concatenate([found[m.name] for m in PAIR], -1)
+    np.testing.assert_allclose(joined[valid], features[valid], atol=0.2)
+    without = SigmaPointSSM(PAIR, 4, transition=Linear(4))
+    other = predict(without, variables, data, KEY, 0).mean
+    apart = np.concatenate([other[m.name] for m in PAIR], -1)
+    error, before = (np.square(x - features)[valid].mean() for x in (joined, apart))
+    assert error < 0.1 * before
+
+
+def test_residuals_are_refused_where_they_are_not_known():
+    label = Modality("label", likelihood=Categorical(3))
+    for fields in ({"modalities": (label,)}, {"modalities": PAIR, "objective": "bound"}):
+        with pytest.raises(InputError, match="expected model.residual False"):
+            SigmaPointSSM(**fields, residual=True)
 
 
 def test_mean_and_samples_come_from_one_smoother():
