@@ -30,7 +30,7 @@ def make_encoder(modality: Modality, latent: int, hidden: int) -> nn.Module:
     if modality.image is not None:
         return ImageEncoder(latent, modality.image)
     if not isinstance(modality.likelihood, Categorical):
-        return MLPEncoder(latent, hidden)
+        return MLPEncoder(latent, hidden, modality.likelihood)
     if modality.features > 1:
         raise InputError(
             f"expected one categorical feature in modality {modality.name!r}, got "
@@ -63,6 +63,8 @@ def refuse_encoders(modalities: tuple[Modality, ...], model: str) -> None:
 def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -> jax.Array:
     """The inputs of a plain layer from ``(..., feature)``: numbers, or one-hot categories.
 
+    Numbers go in as `Likelihood.inputs`, such as the logs of counts.
+
     With more than one feature the mask is part of the inputs, because a 0 may be a value or a gap.
     Images are the inputs of convolutions, without the mask.
     """
@@ -71,6 +73,8 @@ def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -
     if isinstance(modality.likelihood, Categorical):
         onehot = jax.nn.one_hot(values.astype(jnp.int32), modality.likelihood.classes)
         values = jnp.where(observed[..., None], onehot, 0.0).reshape(*values.shape[:-1], -1)
+    else:
+        values = modality.likelihood.inputs(values)
     if observed.shape[-1] > 1:
         values = jnp.concatenate([values, observed.astype(values.dtype)], -1)
     return values

@@ -262,7 +262,7 @@ class ImageEmbedding(nn.Module):
 class ImageDecoder(nn.Module):
     """z -> the raw outputs of the likelihood of pixels: the mirror image of `ImageEncoder`.
 
-    The mean of a normal pixel lies within 0..1, and all pixels share one sd.
+    The mean of a normal pixel lies within 0..1, and all pixels share one sd, unless it is fixed.
 
     Attributes:
         image: shape, channels of each convolution, and normalisation.
@@ -306,6 +306,8 @@ class ImageDecoder(nn.Module):
             logits += static.reshape(*(1,) * (logits.ndim - static.ndim), *static.shape)
         if not isinstance(self.likelihood, Normal):
             return (logits,)
+        if self.likelihood.sd is not None:
+            return (nn.sigmoid(logits),)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(PIXEL_SD)))
         sd = self.param("sd", start, ())
         return nn.sigmoid(logits), jnp.broadcast_to(sd, logits.shape)
