@@ -285,7 +285,8 @@ def _scaling(
     real = {m.name: mask for m in model.modalities if (mask := _scalable(m)).any()}
     if not scaling:
         seen = {name: np.asarray(series.observed[name]) & mask for name, mask in real.items()}
-        warn_unscaled(series.replace(observed={**series.observed, **seen}), list(real))
+        observed = {**series.observed, **seen}
+        warn_unscaled(Series(series.values, observed, series.lengths, series.index), list(real))
         return None
     found = Standardise.fit(series, list(real))
     return Standardise(
