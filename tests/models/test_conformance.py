@@ -50,7 +50,7 @@ TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mdmm": ("mdmm", MDMM(MIXED, 2, 3)),
     "mdmm, counts": ("mdmm", MDMM(OTHERS, 2, 3)),
     "sigma points, counts": ("sigma_point", SigmaPointSSM(OTHERS, 2, 3, iterations=1)),
-    "vrnn, counts": ("vrnn", VRNN(OTHERS, 2, 3)),
+    "vrnn, counts": ("vrnn", VRNN(OTHERS, 2, 4)),
     "mdmm, particles": ("mdmm", MDMM(MIXED, 2, 3, PARTICLES, PARTICLES)),
     "sigma points, likelihood": ("sigma_point", SigmaPointSSM(NUMBERS, 2, 3)),
     "sigma points, bound": ("sigma_point", SigmaPointSSM(MIXED, 2, 3, iterations=1)),
