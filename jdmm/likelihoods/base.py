@@ -96,7 +96,7 @@ class Likelihood(abc.ABC):
             level: a number between 0 and 1.
 
         Raises:
-            InputError: for another level, or a likelihood without `cdf`.
+            InputError: for another level, or a likelihood without `cdf` or `moments`.
         """
         if not isinstance(level, Tracer) and not 0 < level < 1:
             raise InputError(f"expected a level between 0 and 1, such as 0.95, got {level}")
@@ -104,6 +104,8 @@ class Likelihood(abc.ABC):
 
     def _quantile(self, raw: Raw, level: float | jax.Array) -> jax.Array:
         """Bisects the cdf; for likelihoods whose `statistics` are the values."""
+        if not self.has_moments:
+            raise InputError(f"expected a likelihood with moments for quantiles, got {self}")
         mean, variance = self.moments(raw)
         sd = jnp.sqrt(variance)
         # Cantelli's inequality: P(x >= mean + k sd) <= 1 / (1 + k^2), and the same below

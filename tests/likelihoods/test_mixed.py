@@ -118,6 +118,11 @@ class Flat(Likelihood):
         return raw
 
 
+def test_likelihoods_without_moments_have_no_quantiles():
+    with pytest.raises(InputError, match="with moments for quantiles, got <.*Flat"):
+        Mixed((Normal(), Flat())).quantile(RAW, 0.5)
+
+
 def test_outputs_that_are_no_spread_of_some_part_depend_on_the_state():
     assert Mixed((Flat(), Normal())).spreads == ()
 
