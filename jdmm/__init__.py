@@ -40,7 +40,22 @@ from jdmm.inference.posterior import (
     smooth_marginals,
 )
 from jdmm.inference.quadrature import Quadrature
-from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal, NormalMixture
+from jdmm.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Categorical,
+    Likelihood,
+    LogNormal,
+    Mixed,
+    NegativeBinomial,
+    Normal,
+    NormalMixture,
+    Poisson,
+    StudentT,
+    likelihood_from_text,
+    likelihood_to_text,
+    register_likelihood,
+)
 from jdmm.models import (
     MDMM,
     MVAE,
@@ -65,6 +80,7 @@ from jdmm.training.serialise import load, save
 __version__ = "0.1.0"
 
 __all__ = [
+    "LIKELIHOODS",
     "MDMM",
     "MVAE",
     "VRNN",
@@ -84,12 +100,16 @@ __all__ = [
     "Interrupted",
     "Likelihood",
     "LinearGaussianSSM",
+    "LogNormal",
     "LossWeights",
+    "Mixed",
     "Modality",
     "Model",
     "NearestValue",
+    "NegativeBinomial",
     "Normal",
     "NormalMixture",
+    "Poisson",
     "Prediction",
     "Quadrature",
     "SelfFittingModel",
@@ -97,6 +117,7 @@ __all__ = [
     "SigmaPointSSM",
     "Standardise",
     "StructuredInference",
+    "StudentT",
     "TrainSettings",
     "Windows",
     "calibrate",
@@ -107,6 +128,8 @@ __all__ = [
     "fit",
     "fit_seeds",
     "hold_out",
+    "likelihood_from_text",
+    "likelihood_to_text",
     "load",
     "log_likelihood_bounds",
     "posterior_mean_path",
@@ -114,6 +137,7 @@ __all__ = [
     "predict",
     "predict_all",
     "prior_sample_paths",
+    "register_likelihood",
     "save",
     "series_from_arrays",
     "smooth_marginals",

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from jdmm.errors import InputError
-from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
+from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Mixed, Normal
 from jdmm.networks import Image
 from jdmm.series import Series
 
@@ -19,7 +19,7 @@ class Modality:
 
     Attributes:
         name: its key in `Series`.
-        features: its number of features.
+        features: its number of features; that of the parts of a `Mixed` likelihood.
         likelihood: p(x | z) given the outputs of the decoder.
         encoder: a Flax module ``(values, observed) -> Moments (..., latent)`` from values and
             masks ``(..., feature)``; None for the default network of the likelihood.
@@ -29,8 +29,9 @@ class Modality:
             their number, and the default networks are convolutions.
 
     Raises:
-        InputError: for an empty name, fewer features than one, a likelihood that is none, a
-            network that is no Flax module, or an image of other features or likelihood.
+        InputError: for an empty name, fewer features than one, a likelihood that is none or has
+            parts for another number of features, a network that is no Flax module, or an image of
+            other features or likelihood.
     """
 
     name: str
@@ -61,6 +62,17 @@ class Modality:
                 )
         if self.image is not None:
             self._check_image(self.image)
+        if isinstance(self.likelihood, Mixed):
+            self._check_parts(len(self.likelihood.parts))
+
+    def _check_parts(self, parts: int) -> None:
+        if self.features == 1:
+            object.__setattr__(self, "features", parts)
+        if self.features != parts:
+            raise InputError(
+                f"expected modality {self.name!r} with features={parts}, the parts of its Mixed "
+                f"likelihood, got {self.features}: leave features out"
+            )
 
     def _check_image(self, image: Image) -> None:
         if self.features == 1:

@@ -33,8 +33,9 @@ class Calibration(NamedTuple):
     """Scales of the uncertainty, from `jdmm.calibrate`.
 
     posterior: multiplies the noise of posterior samples.
-    emission: widens the emission distributions: multiplies the sd of a normal, and divides the
-        logits of binary values and categories.
+    emission: widens the emission distributions: multiplies the sd of a normal, the scale of its
+        relatives and the sd of counts (never below that of a Poisson), and divides the logits of
+        binary values and categories.
     """
 
     posterior: float = 1.0

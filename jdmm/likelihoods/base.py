@@ -6,15 +6,21 @@ new likelihood is one class with these methods.
 """
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.core import Tracer
 from jax.scipy import special
+
+from jdmm.errors import InputError
 
 SD_FLOOR = 1e-3
 """Added to every standard deviation that a network outputs (Tan et al. 2020)."""
+
+BISECTIONS = 64
+"""Halvings of the interval in which a quantile lies: more than float64 has digits."""
 
 Raw = tuple[jax.Array, ...]
 
@@ -37,13 +43,20 @@ class Likelihood(abc.ABC):
 
     Attributes:
         outputs: number of raw arrays that the decoder returns.
+        spreads: the places among them of those that give the width of the distribution;
+            `SigmaPointSSM` learns these as constants, the others as functions of the state.
         classes: size of an extra last axis of the raw arrays; None where there is none.
         support: the values that may be observed, in words, for error messages.
+        counts: whether the values are whole numbers from 0.
+        scalable: whether the values may be shifted and scaled, as `Standardise` does.
     """
 
-    outputs: ClassVar[int]
+    outputs: int
+    spreads: tuple[int, ...] = ()
     classes: int | None = None
     support: str = "finite numbers"
+    counts: bool = False
+    scalable: bool = False
 
     def in_support(self, values: np.ndarray) -> np.ndarray:
         """Whether each of `values` may be observed; any shape, on the host."""
@@ -60,6 +73,54 @@ class Likelihood(abc.ABC):
     def probabilities(self, raw: Raw) -> jax.Array | None:
         """Probabilities ``(..., feature, classes)`` of a categorical likelihood, else None."""
         return None
+
+    def inputs(self, value: jax.Array) -> jax.Array:
+        """`value` ``(..., feature)`` as the default networks take it, in the same shape; 0 at 0."""
+        return value
+
+    def cdf(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """The probability of values up to `value` ``(..., feature)``, elementwise.
+
+        Raises:
+            InputError: for a likelihood that has none, such as that of categories.
+        """
+        raise InputError(f"expected a likelihood with a distribution function, got {self}")
+
+    def quantile(self, raw: Raw, level: float | jax.Array) -> jax.Array:
+        """The quantile ``(..., feature)`` of a level; of counts the smallest whose cdf reaches it.
+
+        It has no gradient where it has no closed form.
+
+        Args:
+            raw: raw outputs.
+            level: a number between 0 and 1.
+
+        Raises:
+            InputError: for another level, or a likelihood without `cdf` or `moments`.
+        """
+        if not isinstance(level, Tracer) and not 0 < level < 1:
+            raise InputError(f"expected a level between 0 and 1, such as 0.95, got {level}")
+        return self._quantile(raw, level)
+
+    def _quantile(self, raw: Raw, level: float | jax.Array) -> jax.Array:
+        """Bisects the cdf; for likelihoods whose `statistics` are the values."""
+        if not self.has_moments:
+            raise InputError(f"expected a likelihood with moments for quantiles, got {self}")
+        mean, variance = self.moments(raw)
+        sd = jnp.sqrt(variance)
+        # Cantelli's inequality: P(x >= mean + k sd) <= 1 / (1 + k^2), and the same below
+        low, high = mean - sd * jnp.sqrt(1 / level - 1), mean + sd / jnp.sqrt(1 / level - 1)
+        if self.counts:
+            low, high = jnp.full_like(mean, -1.0), jnp.ceil(high)
+
+        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            middle = jnp.floor(middle) if self.counts else middle
+            reached = self.cdf(raw, middle) >= level
+            return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+
+        return jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))[1]
 
     def statistics(self, value: jax.Array) -> jax.Array:
         """Numbers ``(..., statistic)`` of `value` ``(..., feature)``, described by `moments`."""

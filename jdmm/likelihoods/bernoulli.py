@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from jdmm.likelihoods.base import Likelihood, Raw
 
@@ -30,6 +31,14 @@ class Bernoulli(Likelihood):
     def mean(self, raw: Raw) -> jax.Array:
         """The probability of 1."""
         return jax.nn.sigmoid(raw[0])
+
+    def cdf(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """The probability of 0 from 0 on, and 1 from 1 on."""
+        below = jnp.where(value < 0, 0.0, jax.nn.sigmoid(-raw[0]))
+        return jnp.where(value < 1, below, 1.0)
+
+    def _quantile(self, raw: Raw, level: float | jax.Array) -> jax.Array:
+        return (level > jax.nn.sigmoid(-raw[0])).astype(raw[0].dtype)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
         """P and p (1 - p)."""

@@ -20,6 +20,7 @@ class NormalMixture(Likelihood):
 
     classes: int
     outputs: ClassVar[int] = 3
+    scalable = True
 
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
         """Log density in nats."""
@@ -29,6 +30,10 @@ class NormalMixture(Likelihood):
     def mean(self, raw: Raw) -> jax.Array:
         """The mean of the mixture."""
         return jnp.sum(jax.nn.softmax(raw[0]) * raw[1], -1)
+
+    def cdf(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """The distribution function."""
+        return jnp.sum(jax.nn.softmax(raw[0]) * Normal().cdf(raw[1:], value[..., None]), -1)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of the mixture."""

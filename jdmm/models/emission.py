@@ -14,7 +14,7 @@ from jdmm.inference import gaussian, residual
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States
 from jdmm.inference.residual import Autoregression
-from jdmm.likelihoods import Categorical, Raw, constrain_sd, unconstrain_sd
+from jdmm.likelihoods import Categorical, Normal, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.images import RECALLED, Frames, background_of, frames_of
@@ -32,7 +32,7 @@ def make_encoder(modality: Modality, latent: int, hidden: int) -> nn.Module:
     if modality.image is not None:
         return ImageEncoder(latent, modality.image)
     if not isinstance(modality.likelihood, Categorical):
-        return MLPEncoder(latent, hidden)
+        return MLPEncoder(latent, hidden, modality.likelihood)
     if modality.features > 1:
         raise InputError(
             f"expected one categorical feature in modality {modality.name!r}, got "
@@ -65,6 +65,8 @@ def refuse_encoders(modalities: tuple[Modality, ...], model: str) -> None:
 def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -> jax.Array:
     """The inputs of a plain layer from ``(..., feature)``: numbers, or one-hot categories.
 
+    Numbers go in as `Likelihood.inputs`, such as the logs of counts.
+
     With more than one feature the mask is part of the inputs, because a 0 may be a value or a gap.
     Images are the inputs of convolutions, without the mask.
     """
@@ -73,6 +75,8 @@ def network_inputs(modality: Modality, values: jax.Array, observed: jax.Array) -
     if isinstance(modality.likelihood, Categorical):
         onehot = jax.nn.one_hot(values.astype(jnp.int32), modality.likelihood.classes)
         values = jnp.where(observed[..., None], onehot, 0.0).reshape(*values.shape[:-1], -1)
+    else:
+        values = modality.likelihood.inputs(values)
     if observed.shape[-1] > 1:
         values = jnp.concatenate([values, observed.astype(values.dtype)], -1)
     return values
@@ -180,7 +184,7 @@ def add_residuals(
     Args:
         modalities: of the model, all Normal.
         own: the residuals, in the order of the modalities.
-        raw: mean and unconstrained sd of the emissions, ``(..., batch, time, feature)``.
+        raw: of the emissions, ``(..., batch, time, feature)``.
         series: what is observed.
 
     Returns:
@@ -191,7 +195,8 @@ def add_residuals(
     total = jnp.zeros(())
     values = masked_values(series)
     for modality in modalities:
-        mean, raw_sd = raw[modality.name]
+        likelihood = normal_of(modality)
+        mean, variance = likelihood.moments(raw[modality.name])
         rows = slice(start, start + modality.features)
         each = Autoregression(own.decay[rows], own.variance[rows])
         start += modality.features
@@ -202,14 +207,14 @@ def add_residuals(
             jnp.tile(jnp.moveaxis(jnp.asarray(leaf), 0, -1), (1, 1, repeats))
             for leaf in (values[modality.name], series.observed[modality.name])
         )
-        noise = jnp.moveaxis(constrain_sd(raw_sd) ** 2, (-2, -1), (0, 1)).reshape(value.shape)
+        noise = jnp.moveaxis(variance, (-2, -1), (0, 1)).reshape(value.shape)
         error = value - time_first.reshape(value.shape)
         smoothed, log_prob = residual.smooth(each, error, noise, observed)
         shift, sd, scored = (
             jnp.moveaxis(leaf.reshape(shape), (0, 1), (-2, -1))
             for leaf in (smoothed.mean, jnp.sqrt(noise + smoothed.variance), log_prob)
         )
-        found[modality.name] = (mean + shift, unconstrain_sd(sd))
+        found[modality.name] = likelihood.raw(mean + shift, sd)
         total += jnp.sum(scored, (-2, -1))
     return found, total
 
@@ -220,12 +225,19 @@ def widen(
     """The emissions with residuals of which nothing is known, as `add_residuals` orders them."""
     found, start = {}, 0
     for modality in modalities:
-        mean, raw_sd = raw[modality.name]
-        variance = own.variance[start : start + modality.features, 0]
+        likelihood = normal_of(modality)
+        mean, variance = likelihood.moments(raw[modality.name])
+        further = own.variance[start : start + modality.features, 0]
         start += modality.features
-        sd = jnp.sqrt(constrain_sd(raw_sd) ** 2 + jnp.broadcast_to(variance, raw_sd.shape))
-        found[modality.name] = (mean, unconstrain_sd(sd))
+        sd = jnp.sqrt(variance + jnp.broadcast_to(further, mean.shape))
+        found[modality.name] = likelihood.raw(mean, sd)
     return found
+
+
+def normal_of(modality: Modality) -> Normal:
+    """The likelihood of a modality with residuals."""
+    assert isinstance(modality.likelihood, Normal)  # the model refuses others
+    return modality.likelihood
 
 
 def raw_outputs(

@@ -13,13 +13,19 @@ def check_normal(modalities: tuple[Modality, ...], model: str) -> None:
     """Refuses modalities that the model would not use as given.
 
     Raises:
-        InputError: naming the modality that is not Normal, or has a network of its own.
+        InputError: naming the modality that is not Normal, has a fixed sd, or has a network of
+            its own.
     """
     for modality in modalities:
         if not isinstance(modality.likelihood, Normal):
             raise InputError(
                 f"expected a Normal likelihood in modality {modality.name!r} for {model}, got "
                 f"{modality.likelihood}"
+            )
+        if modality.likelihood.sd is not None:
+            raise InputError(
+                f"expected modality {modality.name!r} without a fixed sd for {model}, which fits "
+                f"the sd, got {modality.likelihood}: use Normal()"
             )
         if modality.encoder is not None or modality.decoder is not None:
             raise InputError(

@@ -30,8 +30,8 @@ class NearestValue(SelfFittingModel):
     paths hold the predictions themselves.
 
     Raises:
-        InputError: for a modality that is neither Normal, Bernoulli nor Categorical, or has a
-            network of its own.
+        InputError: for a modality that is neither Normal, Bernoulli nor Categorical, has a fixed
+            sd, or has a network of its own.
     """
 
     def __post_init__(self) -> None:
@@ -42,6 +42,11 @@ class NearestValue(SelfFittingModel):
                 raise InputError(
                     "expected a Normal, Bernoulli or Categorical likelihood in modality "
                     f"{modality.name!r} for the nearest value, got {modality.likelihood}"
+                )
+            if isinstance(modality.likelihood, Normal) and modality.likelihood.sd is not None:
+                raise InputError(
+                    f"expected modality {modality.name!r} without a fixed sd for the nearest "
+                    f"value, which fits the sd, got {modality.likelihood}: use Normal()"
                 )
             if modality.encoder is not None or modality.decoder is not None:
                 raise InputError(

@@ -85,8 +85,9 @@ class SigmaPointSSM(GradientModel):
     Attributes:
         latent: D, dimensions of the state.
         hidden: H, units of each hidden layer of the default networks.
-        emission: the default decoders: "linear" or "mlp" (one hidden layer). The sd of normal
-            features is learned and does not depend on the state.
+        emission: the default decoders: "linear" or "mlp" (one hidden layer). What gives the width
+            of a likelihood, such as the sd of a normal one, is learned and does not depend on the
+            state; see `Likelihood.spreads`.
         transition: a Flax module, states ``(latent, n)`` -> `Moments` of the next states; None for
             a `ProductTransition`.
         updates: modality -> "moments" (its values update the state by their conditional moments) or

@@ -93,7 +93,8 @@ class VRNN(DynamicalVAE):
     """A variational recurrent network; with `latent` 0 a recurrent one.
 
     Attributes:
-        components: normals in the mixture of each Normal modality; 1 leaves it as it is.
+        components: normals in the mixture of each Normal modality whose sd is not fixed; 1 leaves
+            it as it is.
     """
 
     components: int = 1
@@ -118,11 +119,12 @@ class VRNN(DynamicalVAE):
         real = (Normal(), NormalMixture(self.components))  # the latter where a model is copied
         if self.components > 1 and not any(m.likelihood in real for m in self.modalities):
             raise InputError(
-                f"expected model.components of 1 without a Normal modality, got {self.components}"
+                "expected model.components of 1 without a Normal modality of predicted sd, got "
+                f"{self.components}"
             )
         mixed = tuple(
             replace(m, likelihood=NormalMixture(self.components))
-            if self.components > 1 and isinstance(m.likelihood, Normal)
+            if self.components > 1 and m.likelihood == Normal()
             else m
             for m in self.modalities
         )

@@ -334,7 +334,7 @@ class ImageEmbedding(nn.Module):
 class ImageDecoder(nn.Module):
     """z -> the raw outputs of the likelihood of pixels: the mirror image of `ImageEncoder`.
 
-    The mean of a normal pixel lies within 0..1, and all pixels share one sd.
+    The mean of a normal pixel lies within 0..1, and all pixels share one sd, unless it is fixed.
 
     Attributes:
         image: shape, channels of each convolution, and normalisation.
@@ -394,6 +394,8 @@ class ImageDecoder(nn.Module):
         """Raw outputs of pixels of this mean."""
         if not isinstance(self.likelihood, Normal):
             return (_logit(mean),)
+        if self.likelihood.sd is not None:
+            return (mean,)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(PIXEL_SD)))
         sd = self.param("sd", start, ())
         return mean, jnp.broadcast_to(sd, mean.shape)

@@ -15,14 +15,21 @@ class MLPEncoder(nn.Module):
     """The evidence p(z | x) / p(z) of one modality, from one hidden layer.
 
     With more than one feature the mask is a further input, because a 0 may be a value or a gap.
+
+    Attributes:
+        latent: dimensions of the state.
+        hidden: units of the hidden layer.
+        likelihood: of the modality; the values go in as its `inputs`.
     """
 
     latent: int
     hidden: int
+    likelihood: Likelihood = Normal()
 
     @nn.compact
     def __call__(self, values: jax.Array, observed: jax.Array | None = None) -> Moments:
         """Moments ``(..., latent)`` from values and mask ``(..., feature)``."""
+        values = self.likelihood.inputs(values)
         if observed is not None and values.shape[-1] > 1:
             values = jnp.concatenate([values, observed.astype(values.dtype)], -1)
         inner = nn.relu(nn.Dense(self.hidden, name="hidden_layer")(values))
@@ -67,7 +74,7 @@ class MLPDecoder(nn.Module):
 
 
 class HomoscedasticDecoder(nn.Module):
-    """z -> the raw outputs of a likelihood; the sd of a normal one does not depend on z.
+    """z -> the raw outputs of a likelihood; its `spreads` do not depend on z.
 
     Its layers have the state first, as the recursions do.
 
@@ -91,9 +98,10 @@ class HomoscedasticDecoder(nn.Module):
             inner = nn.relu(StateDense(self.hidden, name="hidden_layer")(inner))
         outputs = []
         for i in range(self.likelihood.outputs):
-            if i == 1 and isinstance(self.likelihood, Normal):
-                sd = self.param("sd", nn.initializers.zeros, shape)
-                outputs.append(jnp.broadcast_to(sd, (*z.shape[:-1], *shape)))
+            if i in self.likelihood.spreads:
+                name = "sd" if i == 1 else f"spread_{i}"  # "sd" as saved models of normals have it
+                spread = self.param(name, nn.initializers.zeros, shape)
+                outputs.append(jnp.broadcast_to(spread, (*z.shape[:-1], *shape)))
                 continue
             own = StateDense(math.prod(shape), name=f"output_{i}")(inner)
             outputs.append(jnp.moveaxis(own, 0, -1).reshape(*z.shape[:-1], *shape))

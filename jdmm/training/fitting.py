@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jdmm.data.corruption import Deletions
+from jdmm.data.modality import Modality
 from jdmm.data.scaling import Standardise, warn_unscaled
 from jdmm.errors import InputError
-from jdmm.likelihoods import Normal, NormalMixture
+from jdmm.likelihoods import Mixed
 from jdmm.models.base import GradientModel, Model, SelfFittingModel
 from jdmm.series import Series
 from jdmm.training import parallel
@@ -62,8 +63,9 @@ def fit(
             current variables are then validated too.
         progress_bar: True or False; None shows a progress bar if the output is a terminal.
         devices: the devices that share each batch; by default one.
-        scaling: True standardises the real-valued modalities by the training series; a
-            `Standardise` is used as it is. The fitted model keeps it.
+        scaling: True standardises the features of real numbers (`Likelihood.scalable`) by the
+            training series, but images and those of a fixed sd; a `Standardise` is used as it is.
+            The fitted model keeps it.
 
     Returns:
         The fitted model. Its history has one record per epoch: "epoch", "step", "seed", "start"
@@ -275,19 +277,29 @@ def _scaling(
 ) -> Standardise | None:
     """The scaling to use; without one, large or small values give a warning.
 
-    Images are left out: their pixels lie within 0 to 1.
+    Images are left out: their pixels lie within 0 to 1. So are the other features of a modality of
+    which some are scaled: they get mean 0 and sd 1.
     """
     if isinstance(scaling, Standardise):
         return scaling
-    real = [
-        modality.name
-        for modality in model.modalities
-        if isinstance(modality.likelihood, Normal | NormalMixture) and modality.image is None
-    ]
-    if scaling:
-        return Standardise.fit(series, real)
-    warn_unscaled(series, real)
-    return None
+    real = {m.name: mask for m in model.modalities if (mask := _scalable(m)).any()}
+    if not scaling:
+        seen = {name: np.asarray(series.observed[name]) & mask for name, mask in real.items()}
+        observed = {**series.observed, **seen}
+        warn_unscaled(Series(series.values, observed, series.lengths, series.index), list(real))
+        return None
+    found = Standardise.fit(series, list(real))
+    return Standardise(
+        {name: np.where(mask, found.mean[name], 0.0) for name, mask in real.items()},
+        {name: np.where(mask, found.sd[name], 1.0) for name, mask in real.items()},
+    )
+
+
+def _scalable(modality: Modality) -> np.ndarray:
+    """Which features may be shifted and scaled, ``(feature,)``."""
+    likelihood = modality.likelihood
+    parts = likelihood.parts if isinstance(likelihood, Mixed) else [likelihood] * modality.features
+    return np.array([part.scalable and modality.image is None for part in parts])
 
 
 def _scaled(model: Model, series: Series, scaling: Standardise) -> Series:

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from jdmm import Bernoulli, Categorical, InputError, Modality, Normal, series_from_arrays
+from jdmm import (
+    Bernoulli,
+    Categorical,
+    InputError,
+    LogNormal,
+    Modality,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    StudentT,
+    series_from_arrays,
+)
 from jdmm.data.modality import check_series
 from jdmm.likelihoods import NormalMixture
 
@@ -15,7 +26,12 @@ REAL = [False, True, True, True, True, True, True, False, False]
     ("likelihood", "expected"),
     [
         (Normal(), REAL),
+        (Normal(sd=0.1), REAL),
         (NormalMixture(2), REAL),
+        (StudentT(), REAL),
+        (LogNormal(), [False, False, False, True, True, True, True, False, False]),
+        (Poisson(), [False, False, True, False, True, True, True, False, False]),
+        (NegativeBinomial(), [False, False, True, False, True, True, True, False, False]),
         (Bernoulli(), [False, False, True, True, True, False, False, False, False]),
         (Categorical(3), [False, False, True, False, True, True, False, False, False]),
     ],
@@ -33,6 +49,7 @@ def test_in_support(likelihood, expected):
         (Modality("p", likelihood=Categorical(3)), 0.5, "whole numbers from 0 to 2"),
         (Modality("p", likelihood=Bernoulli()), -1, "values from 0 to 1"),
         (Modality("p", likelihood=Bernoulli()), 3, "values from 0 to 1"),
+        (Modality("p", likelihood=Poisson()), 2.5, "whole numbers from 0"),
     ],
 )
 def test_values_outside_the_support(modality, value, words):

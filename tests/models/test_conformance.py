@@ -23,23 +23,34 @@ from jdmm import (
     ImputationBaseline,
     InputError,
     LinearGaussianSSM,
+    Mixed,
     Modality,
     NearestValue,
+    Normal,
+    Poisson,
     Quadrature,
     SelfFittingModel,
     Series,
     SigmaPointSSM,
     StructuredInference,
+    StudentT,
     series_from_arrays,
 )
 from jdmm.models import MODELS
 
 MIXED = (Modality("pair", features=2), Modality("label", likelihood=Categorical(3)))
 NUMBERS = (Modality("pair", features=2), Modality("label"))
+OTHERS = (
+    Modality("pair", likelihood=Mixed((StudentT(), Normal(sd=0.5)))),
+    Modality("label", likelihood=Poisson()),
+)
 PARTICLES = Quadrature("particles", 3)
 
 TINY: dict[str, tuple[str, jdmm.Model]] = {
     "mdmm": ("mdmm", MDMM(MIXED, 2, 3)),
+    "mdmm, counts": ("mdmm", MDMM(OTHERS, 2, 3)),
+    "sigma points, counts": ("sigma_point", SigmaPointSSM(OTHERS, 2, 3, iterations=1)),
+    "vrnn, counts": ("vrnn", VRNN(OTHERS, 2, 4)),
     "mdmm, particles": ("mdmm", MDMM(MIXED, 2, 3, PARTICLES, PARTICLES)),
     "sigma points, likelihood": ("sigma_point", SigmaPointSSM(NUMBERS, 2, 3)),
     "sigma points, residual": (

@@ -190,6 +190,14 @@ def test_normal_pixels_lie_within_the_range_and_share_one_sd():
     np.testing.assert_allclose(constrain_sd(raw_sd), 0.1, rtol=1e-6)
 
 
+def test_normal_pixels_of_a_fixed_sd_have_a_mean_alone():
+    z = RNG.normal(size=(2, 3, 5))
+    fresh = ImageDecoder(GROUPS, Normal()).init(jax.random.key(0), z)
+    params = {name: own for name, own in fresh["params"].items() if name != "sd"}
+    (mean,) = ImageDecoder(GROUPS, Normal(sd=0.1)).apply({"params": params}, z)
+    np.testing.assert_array_equal(mean, ImageDecoder(GROUPS, Normal()).apply(fresh, z)[0])
+
+
 VIDEO = Modality("video", likelihood=Bernoulli(), image=Image())
 SILHOUETTE = Modality("silhouette", likelihood=Bernoulli(), image=Image((64, 64, 1)))
 PERSON, ACTION = (Modality(name, likelihood=Categorical(10)) for name in ("person", "action"))

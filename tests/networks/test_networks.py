@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jdmm.likelihoods import Bernoulli, Categorical, Normal
+from jdmm.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Mixed,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    StudentT,
+)
 from jdmm.models.mdmm import MDMM, Modality
 from jdmm.networks import (
     GatedTransition,
@@ -285,8 +293,13 @@ def test_product_transition_starts_near_the_identity():
 
 
 @pytest.mark.parametrize("hidden", [0, HIDDEN])
-@pytest.mark.parametrize("likelihood", [Normal(), Categorical(3)])
+@pytest.mark.parametrize(
+    "likelihood",
+    [Normal(), Normal(sd=0.1), StudentT(), NegativeBinomial(), Poisson(), Categorical(3)],
+    ids=str,
+)
 def test_homoscedastic_decoder(hidden, likelihood):
+    """What gives the width is a parameter, and does not depend on z."""
     module = HomoscedasticDecoder(2, likelihood, hidden)
     z = np.random.default_rng(0).normal(size=(4, LATENT))
     variables = initialise(module, z)
@@ -294,7 +307,24 @@ def test_homoscedastic_decoder(hidden, likelihood):
     inner = relu(affine(params["hidden_layer"], z)) if hidden else z
     expected = affine(params["output_0"], inner).reshape(raw[0].shape)
     np.testing.assert_allclose(raw[0], expected, rtol=1e-12)
-    if isinstance(likelihood, Normal):
-        np.testing.assert_allclose(raw[1], np.tile(params["sd"], (4, 1)))
-    else:
-        assert raw[0].shape == (4, 2, 3) and len(raw) == 1
+    assert len(raw) == likelihood.outputs
+    assert raw[0].shape == ((4, 2, 3) if likelihood.classes else (4, 2))
+    for leaf, name in zip(raw[1:], ("sd", "spread_2"), strict=False):
+        np.testing.assert_allclose(leaf, np.tile(params[name], (4, 1)))
+
+
+def test_a_homoscedastic_decoder_of_mixed_features():
+    module = HomoscedasticDecoder(2, Mixed((StudentT(), Poisson())), 0)
+    z = np.random.default_rng(0).normal(size=(4, LATENT))
+    assert set(initialise(module, z)["params"]) == {"output_0", "sd", "spread_2"}
+
+
+def test_the_encoder_of_counts_takes_their_logs():
+    values, observed = np.array([[3.0, 50.0], [0.0, 7.0]]), np.ones((2, 2), bool)
+    module = MLPEncoder(LATENT, HIDDEN, Mixed((Normal(), Poisson())))
+    variables = initialise(module, values, observed)
+    logs = np.array([[3.0, np.log(51)], [0.0, np.log(8)]])
+    expected = MLPEncoder(LATENT, HIDDEN).apply(variables, logs, observed)
+    found = module.apply(variables, jnp.array(values), observed)
+    for first, second in zip(found, expected, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-9)

@@ -1,0 +1,75 @@
+"""Positive numbers."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jdmm.likelihoods.base import Likelihood, Raw
+from jdmm.likelihoods.normal import Normal
+
+LARGEST_LOG = 80.0
+"""Bound on mean and sd of the log, and on the log of a result; float32 ends at e^88."""
+
+
+@dataclass(frozen=True)
+class LogNormal(Likelihood):
+    """A value whose log is normal; raw outputs (mean, unconstrained sd) of the log.
+
+    Its statistic is the log, so that a Gaussian filter updates by it exactly.
+    """
+
+    outputs: ClassVar[int] = 2
+    spreads = (1,)
+    support = "positive numbers"
+
+    def in_support(self, values: np.ndarray) -> np.ndarray:
+        """Whether each value is positive and finite."""
+        return np.isfinite(values) & (values > 0)
+
+    def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """Log density in nats."""
+        log = self.statistics(value)
+        return Normal().log_prob(_bounded(raw), log) - log
+
+    def mean(self, raw: Raw) -> jax.Array:
+        """``exp(mean + sd^2 / 2)``."""
+        mean, variance = self.moments(raw)
+        return _exp(mean + 0.5 * variance)
+
+    def inputs(self, value: jax.Array) -> jax.Array:
+        """The log."""
+        return self.statistics(value)
+
+    def cdf(self, raw: Raw, value: jax.Array) -> jax.Array:
+        """The distribution function."""
+        return jnp.where(value > 0, Normal().cdf(_bounded(raw), self.statistics(value)), 0.0)
+
+    def _quantile(self, raw: Raw, level: float | jax.Array) -> jax.Array:
+        return _exp(Normal().quantile(_bounded(raw), level))
+
+    def statistics(self, value: jax.Array) -> jax.Array:
+        """The log; 0 for the 0 that stands for a missing value."""
+        return jnp.log(jnp.where(value > 0, value, 1.0))
+
+    def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of the log."""
+        return Normal().moments(_bounded(raw))
+
+    def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
+        """A sample."""
+        return _exp(Normal().sample(_bounded(raw), key))
+
+    def rescale(self, raw: Raw, scale: Any) -> Raw:
+        """The sd of the log multiplied by `scale`; the median stays."""
+        return Normal().rescale(_bounded(raw), scale)
+
+
+def _bounded(raw: Raw) -> Raw:
+    return tuple(jnp.clip(leaf, -LARGEST_LOG, LARGEST_LOG) for leaf in raw)
+
+
+def _exp(log: jax.Array) -> jax.Array:
+    return jnp.exp(jnp.clip(log, -LARGEST_LOG, LARGEST_LOG))
