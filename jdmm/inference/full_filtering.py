@@ -88,15 +88,18 @@ class FilteredStates(NamedTuple):
 
     filtered: p(z_t | x_{1:t}), ``(time, latent, n)`` and ``(time, latent, latent, n)``.
     log_likelihood: log p(x_t | x_{1:t-1}) in nats, ``(time, n)``.
-    kl: KL(p(z_t | x_{1:t}) || p(z_t | x_{1:t-1})) in nats, ``(time, n)``.
+    kl: KL(p(z_t | x_{1:t}) || p(z_t | x_{1:t-1})) in nats, ``(time, n)``, and that of the
+        residuals.
     broken: whether the log-likelihood is not finite, or larger than the noise of the emissions
         allows, ``(time, n)``: a covariance has lost its positive definiteness.
+    residual: the same of the residuals as of the states, ``(time, feature, n)``; None without.
     """
 
     filtered: FullMoments
     log_likelihood: Float[Array, "time n"]
     kl: Float[Array, "time n"]
     broken: Bool[Array, "time n"]
+    residual: Moments | None = None
 
 
 class Linearised(NamedTuple):
@@ -160,7 +163,7 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)
         following = predict_step(model, filtered, step)
-        return following, _filtered(filtered.states, change)
+        return following, _filtered(predicted, filtered, change)
 
     # rematerialised: saving the points of every step takes many times the memory
     _, found = jax.lax.scan(
@@ -197,7 +200,7 @@ def linear_filter(
             affine.predict(here.transition, filtered),
             _predict_residual(own, FilterState(filtered, after)),
         )
-        return following, _filtered(filtered, change)
+        return following, _filtered(predicted, FilterState(filtered, after), change)
 
     return jax.lax.scan(_step, start, (evidence, model))[1]
 
@@ -240,10 +243,15 @@ def _bound_gradient_backward(_: None, gradient: FilterState) -> tuple[FilterStat
 _bound_gradient.defvjp(lambda states: (states, None), _bound_gradient_backward)
 
 
-def _filtered(filtered: FullMoments, change: square_root.Update) -> FilteredStates:
+def _filtered(
+    predicted: FilterState, filtered: FilterState, change: square_root.Update
+) -> FilteredStates:
     most = change.limit + TOLERANCE * (1.0 + jnp.abs(change.limit))
     broken = ~(change.log_likelihood <= most)
-    return FilteredStates(filtered, change.log_likelihood, change.kl, broken)
+    kl = change.kl
+    if predicted.residual is not None and filtered.residual is not None:
+        kl += residual.kl(filtered.residual, predicted.residual)
+    return FilteredStates(filtered.states, change.log_likelihood, kl, broken, filtered.residual)
 
 
 def _with_factor(

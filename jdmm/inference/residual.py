@@ -40,6 +40,20 @@ class Autoregression(NamedTuple):
         return Moments(self.decay * filtered.mean, self.decay**2 * filtered.variance + noise)
 
 
+def no_residuals(features: int) -> Autoregression:
+    """Residuals that are always 0."""
+    return Autoregression(jnp.zeros((features, 1)), jnp.zeros((features, 1)))
+
+
+def kl(filtered: Moments, predicted: Moments) -> Float[Array, " n"]:
+    """KL(filtered || predicted) of all features together, in nats; 0 for those without residual."""
+    there = predicted.variance > 0
+    variance, before = (jnp.where(there, own.variance, 1.0) for own in (filtered, predicted))
+    moved = jnp.where(there, filtered.mean - predicted.mean, 0.0)
+    each = (variance + moved**2) / before - 1 - jnp.log(variance / before)
+    return 0.5 * jnp.sum(each, 0)
+
+
 def update(
     predicted: Moments,
     told: Moments,

@@ -36,6 +36,31 @@ Config = Any
 """A `ConfigDict`; type checkers cannot follow its attributes."""
 
 
+def observed_log_prob(
+    likelihoods: Mapping[str, Likelihood],
+    raw: Mapping[str, Raw],
+    series: Series,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """The log-likelihood of what is observed of each series, in nats, of shape ``(..., batch)``.
+
+    Args:
+        likelihoods: modality -> likelihood, of those that count.
+        raw: raw outputs ``(..., batch, time, feature)``.
+        series: what is observed.
+        shape: of the result.
+    """
+    total = jnp.zeros(shape)
+    for name, likelihood in likelihoods.items():
+        value, observed = (
+            jnp.broadcast_to(tree[name], (*shape, *tree[name].shape[1:]))
+            for tree in (series.values, series.observed)
+        )
+        scored = jnp.where(observed, likelihood.log_prob(raw[name], value), 0.0)
+        total += jnp.sum(scored, (-2, -1))
+    return total
+
+
 @dataclass(frozen=True)
 class Model(abc.ABC):
     """What prediction, calibration and scores ask of every model.
@@ -136,15 +161,7 @@ class Model(abc.ABC):
             raw: of `emissions_of`.
         """
         del variables
-        total = jnp.zeros(states.shape[:-2])
-        for name, likelihood in self.likelihoods.items():
-            value, observed = (
-                jnp.broadcast_to(tree[name], (*states.shape[:-1], tree[name].shape[-1]))
-                for tree in (series.values, series.observed)
-            )
-            scored = jnp.where(observed, likelihood.log_prob(raw[name], value), 0.0)
-            total += jnp.sum(scored, (-2, -1))
-        return total
+        return observed_log_prob(self.likelihoods, raw, series, states.shape[:-2])
 
     def prior_samples(
         self,

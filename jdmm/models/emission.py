@@ -14,7 +14,7 @@ from jdmm.inference import gaussian, residual
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States
 from jdmm.inference.residual import Autoregression
-from jdmm.likelihoods import Categorical, Normal, Raw
+from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.images import RECALLED, Frames, background_of, frames_of
@@ -176,68 +176,72 @@ def backgrounds_of(
     return found
 
 
+def num_statistics(modality: Modality) -> int:
+    """The number of statistics of the features, by whose moments a filter updates its state."""
+    features = jax.ShapeDtypeStruct((modality.features,), jnp.float32)
+    return jax.eval_shape(modality.likelihood.statistics, features).shape[-1]
+
+
 def add_residuals(
-    modalities: Sequence[Modality], own: Autoregression, raw: Mapping[str, Raw], series: Series
-) -> tuple[dict[str, Raw], jax.Array]:
+    likelihoods: Mapping[str, Likelihood],
+    residuals: Mapping[str, Autoregression],
+    raw: Mapping[str, Raw],
+    series: Series,
+) -> tuple[dict[str, Raw], dict[str, jax.Array]]:
     """The emissions with the residuals of the features, given the path of the states.
 
     Args:
-        modalities: of the model, all Normal.
-        own: the residuals, in the order of the modalities.
+        likelihoods: modality -> likelihood.
+        residuals: normal modality -> residuals of its features; others are left as they are.
         raw: of the emissions, ``(..., batch, time, feature)``.
         series: what is observed.
 
     Returns:
-        Raw outputs of the same shapes, and log p(x | z) of what is observed of each series, the
-        residuals integrated out, in nats, ``(..., batch)``.
+        Raw outputs of the same shapes, and of each modality with residuals log p(x | z) of what is
+        observed of each series, the residuals integrated out, in nats, ``(..., batch)``.
     """
-    found, start = {}, 0
-    total = jnp.zeros(())
+    found, scores = dict(raw), {}
     values = masked_values(series)
-    for modality in modalities:
-        likelihood = normal_of(modality)
-        mean, variance = likelihood.moments(raw[modality.name])
-        rows = slice(start, start + modality.features)
-        each = Autoregression(own.decay[rows], own.variance[rows])
-        start += modality.features
+    for name, own in residuals.items():
+        likelihood = _normal(likelihoods[name])
+        mean, variance = likelihood.moments(raw[name])
         time_first = jnp.moveaxis(mean, (-2, -1), (0, 1))  # (time, feature, ..., batch)
         shape = time_first.shape
         repeats = math.prod(shape[2:-1])
         value, observed = (
             jnp.tile(jnp.moveaxis(jnp.asarray(leaf), 0, -1), (1, 1, repeats))
-            for leaf in (values[modality.name], series.observed[modality.name])
+            for leaf in (values[name], series.observed[name])
         )
         noise = jnp.moveaxis(variance, (-2, -1), (0, 1)).reshape(value.shape)
         error = value - time_first.reshape(value.shape)
-        smoothed, log_prob = residual.smooth(each, error, noise, observed)
+        smoothed, log_prob = residual.smooth(own, error, noise, observed)
         shift, sd, scored = (
             jnp.moveaxis(leaf.reshape(shape), (0, 1), (-2, -1))
             for leaf in (smoothed.mean, jnp.sqrt(noise + smoothed.variance), log_prob)
         )
-        found[modality.name] = likelihood.raw(mean + shift, sd)
-        total += jnp.sum(scored, (-2, -1))
-    return found, total
+        found[name] = likelihood.raw(mean + shift, sd)
+        scores[name] = jnp.sum(scored, (-2, -1))
+    return found, scores
 
 
 def widen(
-    modalities: Sequence[Modality], own: Autoregression, raw: Mapping[str, Raw]
+    likelihoods: Mapping[str, Likelihood],
+    residuals: Mapping[str, Autoregression],
+    raw: Mapping[str, Raw],
 ) -> dict[str, Raw]:
-    """The emissions with residuals of which nothing is known, as `add_residuals` orders them."""
-    found, start = {}, 0
-    for modality in modalities:
-        likelihood = normal_of(modality)
-        mean, variance = likelihood.moments(raw[modality.name])
-        further = own.variance[start : start + modality.features, 0]
-        start += modality.features
-        sd = jnp.sqrt(variance + jnp.broadcast_to(further, mean.shape))
-        found[modality.name] = likelihood.raw(mean, sd)
+    """The emissions with residuals of which nothing is known; see `add_residuals`."""
+    found = dict(raw)
+    for name, own in residuals.items():
+        likelihood = _normal(likelihoods[name])
+        mean, variance = likelihood.moments(raw[name])
+        further = jnp.broadcast_to(own.variance[:, 0], mean.shape)
+        found[name] = likelihood.raw(mean, jnp.sqrt(variance + further))
     return found
 
 
-def normal_of(modality: Modality) -> Normal:
-    """The likelihood of a modality with residuals."""
-    assert isinstance(modality.likelihood, Normal)  # the model refuses others
-    return modality.likelihood
+def _normal(likelihood: Likelihood) -> Normal:
+    assert isinstance(likelihood, Normal)  # others have no residuals
+    return likelihood
 
 
 def raw_outputs(

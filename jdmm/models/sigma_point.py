@@ -25,6 +25,7 @@ from jdmm.inference.full_filtering import Evidence, FullModel
 from jdmm.inference.full_smoothing import PathPosterior
 from jdmm.inference.gaussian import Gaussian, Moments, product
 from jdmm.inference.quadrature import ROTATED_SIGMA_POINTS, Points, Quadrature
+from jdmm.inference.residual import no_residuals
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.inference.square_root import FullMoments
 from jdmm.likelihoods import Normal, Raw
@@ -38,6 +39,7 @@ from jdmm.models.base import (
     check_multipliers,
     check_whole,
     fields_of,
+    observed_log_prob,
     quadratures_of,
 )
 from jdmm.models.emission import (
@@ -47,12 +49,13 @@ from jdmm.models.emission import (
     evidence_of,
     make_encoder,
     masked_values,
+    num_statistics,
     raw_outputs,
     widen,
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss
-from jdmm.models.sigma_point_networks import EMISSIONS, LINEAR, Networks
+from jdmm.models.sigma_point_networks import EMISSIONS, LINEAR, Networks, has_residual
 from jdmm.series import Series
 
 MOMENTS, ENCODER = "moments", "encoder"
@@ -99,7 +102,8 @@ class SigmaPointSSM(GradientModel):
         tolerance: an iteration that moves the states by fewer sd is the last.
         residual: whether each feature has an autoregressive residual of its own beside the state,
             for what it remembers by itself; see `jdmm.inference.residual`. With many columns, a
-            small state then suffices for what they share. It needs the likelihood as objective.
+            small state then suffices for what they share. Normal modalities that are updated by
+            moments have them, others have none.
         objective: of the training: "likelihood" (of the filter; for normal modalities, updated by
             moments), "bound" (a lower bound of it, for all likelihoods and encoders), or "auto":
             the likelihood where the modalities allow it.
@@ -153,10 +157,10 @@ class SigmaPointSSM(GradientModel):
                 "expected loss.objective 'bound' or 'auto' for modalities that are not all Normal "
                 "and updated by moments, got 'likelihood'"
             )
-        if self.residual and self.chosen_objective != LIKELIHOOD:
+        if self.residual and not any(has_residual(m, self.encoded) for m in self.modalities):
             raise InputError(
-                "expected model.residual False for modalities that are not all Normal and updated "
-                "by moments, or with loss.objective 'bound', got True"
+                "expected model.residual False without a modality that is Normal and updated by "
+                "moments, got True"
             )
         weighted = any(value != 1 for value in self.multipliers.values())
         if self.chosen_objective == LIKELIHOOD and (weighted or self.decoded_samples):
@@ -286,8 +290,10 @@ class SigmaPointSSM(GradientModel):
                 )
             )
 
-        forward = method(Networks.step_forward)
-        return FullModel(networks.initial(), forward, emission, networks.residuals())
+        own = networks.residuals()
+        rows = [own.get(m.name) or no_residuals(num_statistics(m)) for m in exact] if own else []
+        residual = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows) if own else None
+        return FullModel(networks.initial(), method(Networks.step_forward), emission, residual)
 
     def evidence(self, variables: Variables, series: Series) -> Evidence:
         """What is observed, with the time in front and the series last.
@@ -352,7 +358,8 @@ class SigmaPointSSM(GradientModel):
             scored = Points(offsets, jnp.full(self.decoded_samples, 1 / self.decoded_samples))
         backgrounds = backgrounds_of(self.modalities, series, scored=True)
         decode = partial(raw_outputs, decoders, backgrounds=backgrounds)
-        nll = -self._expected_log_prob(decode, found.filtered, targets, scored)
+        told = self._residuals_of(variables, found)
+        nll = -self._expected_log_prob(decode, found.filtered, targets, scored, told)
         kl = jnp.where(series.valid.T, found.kl, 0.0)
         terms = {"filter_nll": nll, "filter_kl": jnp.sum(kl)}
         statistics = None
@@ -360,10 +367,32 @@ class SigmaPointSSM(GradientModel):
             statistics = updated_statistics(variables, encoders=encoders, decoders=decoders)
         return Loss(terms, count, broken, statistics)
 
+    def _residuals_of(
+        self, variables: Variables, found: full_filtering.FilteredStates
+    ) -> dict[str, Moments]:
+        """Modality -> the filtered residuals of its features, ``(batch, time, feature)``."""
+        if found.residual is None:
+            return {}
+        residuals, told, start = self.networks.bind(variables).residuals(), {}, 0
+        for modality in self.modalities:
+            if modality.name not in self.encoded:
+                end = start + num_statistics(modality)
+                if modality.name in residuals:
+                    told[modality.name] = Moments(
+                        *(jnp.moveaxis(leaf[:, start:end], -1, 0) for leaf in found.residual)
+                    )
+                start = end
+        return told
+
     def _expected_log_prob(
-        self, decode: Any, states: FullMoments, targets: Series, points: Points
+        self,
+        decode: Any,
+        states: FullMoments,
+        targets: Series,
+        points: Points,
+        residuals: Mapping[str, Moments],
     ) -> jax.Array:
-        """E log p(x_t | z_t) of all targets, weighted by the multipliers, in nats."""
+        """E log p(x_t | z_t, r_t) of all targets, weighted by the multipliers, in nats."""
         placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
         shape = (placed.shape[2], targets.batch, targets.num_steps)
         counted = {
@@ -375,7 +404,13 @@ class SigmaPointSSM(GradientModel):
         for modality in self.modalities:
             values = given[modality.name]
             every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
-            each = modality.likelihood.log_prob(raw[modality.name], every)
+            if modality.name in residuals:
+                own = residuals[modality.name]  # E over r: at its mean, less var r / (2 R)
+                _, noise = modality.likelihood.moments(raw[modality.name])
+                each = modality.likelihood.log_prob(raw[modality.name], every - own.mean[None])
+                each -= 0.5 * own.variance[None] / noise
+            else:
+                each = modality.likelihood.log_prob(raw[modality.name], every)
             each = jnp.where(targets.observed[modality.name][None], each, 0.0)
             multiplier = self.multipliers.get(modality.name, 1.0)
             total += multiplier * (points.weights @ jnp.sum(each, (1, 2, 3)))
@@ -462,8 +497,7 @@ class SigmaPointSSM(GradientModel):
         Residuals have their stationary distribution.
         """
         raw = raw_outputs(self._decoders(variables), states)
-        own = self.networks.bind(variables).residuals()
-        return raw if own is None else widen(self.modalities, own, raw)
+        return widen(self.likelihoods, self.networks.bind(variables).residuals(), raw)
 
     def emissions_of(
         self, variables: Variables, states: jax.Array, series: Series
@@ -471,18 +505,19 @@ class SigmaPointSSM(GradientModel):
         """`emissions`, with the background of images, or with the residuals given the states."""
         backgrounds = backgrounds_of(self.modalities, series)
         raw = raw_outputs(self._decoders(variables), states, backgrounds=backgrounds)
-        own = self.networks.bind(variables).residuals()
-        return raw if own is None else add_residuals(self.modalities, own, raw, series)[0]
+        residuals = self.networks.bind(variables).residuals()
+        return add_residuals(self.likelihoods, residuals, raw, series)[0]
 
     def path_log_prob(
         self, variables: Variables, states: jax.Array, series: Series, raw: dict[str, Raw]
     ) -> jax.Array:
         """Log p(x | z) of what is observed, ``(..., batch)``; the residuals are integrated out."""
-        own = self.networks.bind(variables).residuals()
-        if own is None:
-            return super().path_log_prob(variables, states, series, raw)
+        residuals = self.networks.bind(variables).residuals()
         told = raw_outputs(self._decoders(variables), states)
-        return add_residuals(self.modalities, own, told, series)[1]
+        scores = add_residuals(self.likelihoods, residuals, told, series)[1]
+        others = {name: own for name, own in self.likelihoods.items() if name not in residuals}
+        total = observed_log_prob(others, raw, series, states.shape[:-2])
+        return sum(scores.values(), total)
 
     def _encoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
         networks = self.networks.bind(variables).encoders if self.encoded else {}

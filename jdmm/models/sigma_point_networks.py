@@ -1,5 +1,6 @@
 """The Flax modules of `SigmaPointSSM`, wired to its modalities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jdmm.errors import InputError
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.residual import Autoregression
 from jdmm.inference.square_root import FullMoments
-from jdmm.likelihoods import SD_FLOOR, constrain_sd
+from jdmm.likelihoods import SD_FLOOR, Normal, constrain_sd
 from jdmm.models.emission import init_decoders, init_encoders, make_decoder, make_encoder
 from jdmm.networks import HomoscedasticDecoder, ProductTransition
 from jdmm.series import Series
@@ -24,6 +25,11 @@ DECAY_LOGIT = 2.0
 
 RESIDUAL_SD = 0.0
 """Unconstrained sd of the residuals at first, as of the emissions."""
+
+
+def has_residual(modality: Modality, encoded: Sequence[str]) -> bool:
+    """Whether the features of a modality can have residuals: normal ones that are not encoded."""
+    return isinstance(modality.likelihood, Normal) and modality.name not in encoded
 
 
 class Networks(nn.Module):
@@ -55,26 +61,27 @@ class Networks(nn.Module):
             for m in self.modalities
         }
 
-        if self.residual:
-            self.residual_decay, self.residual_sd = (
-                {
-                    m.name: self.param(
-                        f"residual_{name}_{m.name}", nn.initializers.constant(start), (m.features,)
-                    )
-                    for m in self.modalities
-                }
-                for name, start in (("decay", DECAY_LOGIT), ("sd", RESIDUAL_SD))
-            )
-
-    def residuals(self) -> Autoregression | None:
-        """The residuals of all features, in the order of the modalities; None without."""
-        if not self.residual:
-            return None
-        decay, sd = (
-            jnp.concatenate([own[m.name] for m in self.modalities])[:, None]
-            for own in (self.residual_decay, self.residual_sd)
+        remembering = self.modalities if self.residual else ()
+        self.residual_decay, self.residual_sd = (
+            {
+                m.name: self.param(
+                    f"residual_{name}_{m.name}", nn.initializers.constant(start), (m.features,)
+                )
+                for m in remembering
+                if has_residual(m, self.encoded)
+            }
+            for name, start in (("decay", DECAY_LOGIT), ("sd", RESIDUAL_SD))
         )
-        return Autoregression(nn.sigmoid(decay), constrain_sd(sd) ** 2)
+
+    def residuals(self) -> dict[str, Autoregression]:
+        """Modality -> the residuals of its features, for those that have some."""
+        return {
+            name: Autoregression(
+                nn.sigmoid(self.residual_decay[name])[:, None],
+                constrain_sd(self.residual_sd[name])[:, None] ** 2,
+            )
+            for name in self.residual_decay
+        }
 
     def initial(self) -> FullMoments:
         """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""

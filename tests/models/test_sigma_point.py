@@ -1,5 +1,6 @@
 """The model of full covariance against the exact linear model, and what it refuses."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -152,11 +153,48 @@ def test_residuals_are_those_of_the_joint_model():
     assert error < 0.1 * before
 
 
-def test_residuals_are_refused_where_they_are_not_known():
+def test_the_bound_with_residuals_is_below_the_likelihood_of_the_filter():
+    """It is the likelihood where nothing but the residuals is uncertain."""
+    data = series()
+    model = SigmaPointSSM(PAIR, 4, transition=Linear(4), residual=True, objective="bound")
+    variables = random_variables(model, data)
+    likelihood = dataclasses.replace(model, objective="likelihood")
+    loss, most = (jax.jit(own.loss)(variables, data, data, KEY) for own in (model, likelihood))
+    assert sum(loss.terms.values()) > most.terms["filter_nll"] + 0.01
+    flat = {
+        name: jax.tree.map(lambda leaf: 0 * leaf, own) if name.startswith("decoders") else own
+        for name, own in variables["params"].items()
+    }
+    loss, most = (
+        jax.jit(own.loss)({"params": flat}, data, data, KEY) for own in (model, likelihood)
+    )
+    np.testing.assert_allclose(sum(loss.terms.values()), most.terms["filter_nll"], rtol=1e-5)
+
+
+def test_residuals_beside_categories_have_finite_gradients():
+    modalities = (Modality("label", likelihood=Categorical(3)), Modality("x", 2))
+    model = SigmaPointSSM(modalities, 2, 3, residual=True)
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    x[0], x[1, 1:] = np.nan, np.nan
+    label = np.array([[0, np.nan, 1, 2], [np.nan] * 4, [1, 1, 1, np.nan]])
+    data = series_from_arrays({"label": label, "x": x}, lengths=[4, 1, 4])
+    variables = random_variables(model, data)
+    gradient = jax.jit(jax.grad(lambda v: model.loss(v, data, data, KEY).total(1.0)))(variables)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.abs(gradient["params"]["residual_decay_x"]).min() > 0
+    found = predict(model, variables, data, KEY, 0).mean["x"]
+    without = dataclasses.replace(model, residual=False)
+    plain = predict(without, variables, data, KEY, 0).mean["x"]
+    error, before = (np.abs(own[2] - x[2]).mean() for own in (found, plain))
+    assert error < 0.8 * before
+
+
+def test_residuals_are_refused_where_there_is_nothing_to_remember():
     label = Modality("label", likelihood=Categorical(3))
-    for fields in ({"modalities": (label,)}, {"modalities": PAIR, "objective": "bound"}):
-        with pytest.raises(InputError, match="expected model.residual False"):
-            SigmaPointSSM(**fields, residual=True)
+    with pytest.raises(InputError, match="expected model.residual False"):
+        SigmaPointSSM((label,), residual=True)
+    with pytest.raises(InputError, match="expected model.residual False"):
+        SigmaPointSSM(PAIR, updates={"pair": "encoder", "single": "encoder"}, residual=True)
 
 
 def test_mean_and_samples_come_from_one_smoother():
