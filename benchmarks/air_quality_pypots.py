@@ -18,7 +18,7 @@ import air_quality_data
 import numpy as np
 
 METHODS = ("saits", "brits", "csdi")
-VALIDATION_WINDOWS = 64
+VALIDATION_WINDOWS = 32
 """Of CSDI."""
 
 
@@ -45,7 +45,7 @@ def network(method: str, shape: tuple[int, int], options: Any) -> Any:
         return imputation.BRITS(rnn_hidden_size=128, **common)
     return imputation.CSDI(
         n_layers=2,
-        n_heads=4,
+        n_heads=2,
         n_channels=32,
         d_time_embedding=64,
         d_feature_embedding=16,
