@@ -1,0 +1,121 @@
+"""The imputation of `air_quality.py` by SAITS, BRITS and CSDI of PyPOTS.
+
+    python benchmarks/air_quality.py DATA.npz --write_masks=FILE.npz
+    python benchmarks/air_quality_pypots.py FILE.npz --method=saits
+
+PyPOTS has an environment of its own: `pip install torch pypots`. The networks learn from what is
+shown of the training windows. The epoch that predicts the held-out values of the validation windows
+best is kept, and training stops when it is long past. CSDI is validated on a part of the windows,
+since it scores every window once per diffusion step. Prints figures, writes nothing.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import air_quality_data
+import numpy as np
+
+METHODS = ("saits", "brits", "csdi")
+VALIDATION_WINDOWS = 32
+"""Of CSDI."""
+
+
+def network(method: str, shape: tuple[int, int], options: Any) -> Any:
+    """The untrained imputer of a method for windows of ``(hour, column)``."""
+    from pypots import imputation
+    from pypots.optim import Adam
+
+    steps, features = shape
+    common = {
+        "n_steps": steps,
+        "n_features": features,
+        "batch_size": options.batch_size,
+        "epochs": options.epochs,
+        "patience": options.patience,
+        "optimizer": Adam(lr=options.learning_rate),
+        "device": "cpu",
+    }
+    if method == "saits":
+        return imputation.SAITS(
+            n_layers=2, d_model=128, n_heads=4, d_k=32, d_v=32, d_ffn=256, dropout=0.1, **common
+        )
+    if method == "brits":
+        return imputation.BRITS(rnn_hidden_size=128, **common)
+    return imputation.CSDI(
+        n_layers=2,
+        n_heads=2,
+        n_channels=32,
+        d_time_embedding=64,
+        d_feature_embedding=16,
+        d_diffusion_embedding=64,
+        n_diffusion_steps=options.diffusion_steps,
+        **common,
+    )
+
+
+def spread_scores(samples: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CRPS of each value, and whether its 95 % interval holds it, as `jdmm` computes them.
+
+    CRPS = E|x - value| - E|x - x'| / 2, unbiased. The i-th of n sorted samples is the quantile of
+    level i / (n + 1).
+
+    Args:
+        samples: ``(sample, value)``.
+        value: ``(value,)``.
+    """
+    samples = np.sort(samples, 0)
+    count = len(samples)
+    rank = 2 * np.arange(count)[:, None] - count + 1
+    crps = np.mean(np.abs(samples - value), 0) - np.sum(rank * samples, 0) / (count * (count - 1))
+    lower, upper = np.quantile(samples, (0.025, 0.975), axis=0, method="weibull")
+    return crps, (lower <= value) & (value <= upper)
+
+
+def main() -> None:
+    """Trains a method and prints its scores."""
+    parser = argparse.ArgumentParser(description="Imputation of Beijing's air quality by PyPOTS.")
+    parser.add_argument("data", type=Path, help="the .npz file of `--write_masks`")
+    parser.add_argument("--method", choices=METHODS, default="saits", help="[saits]")
+    parser.add_argument("--epochs", type=int, default=100, help="of training at most [100]")
+    parser.add_argument("--patience", type=int, default=10, help="epochs without progress [10]")
+    parser.add_argument("--batch_size", type=int, default=32, help="windows [32]")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="of Adam [0.001]")
+    parser.add_argument("--diffusion_steps", type=int, default=50, help="of CSDI [50]")
+    parser.add_argument("--samples", type=int, default=100, help="of CSDI, 39 or more [100]")
+    parser.add_argument("--test_every", type=int, default=1, help="test each n-th window [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of all random numbers [0]")
+    options = parser.parse_args()
+
+    from pypots.utils.random import set_random_seed
+
+    set_random_seed(options.seed)
+    parts = air_quality_data.read(options.data)
+    validation, test = parts["validation"], parts["test"]
+    if options.method == "csdi":
+        rows = np.linspace(0, len(validation.values) - 1, VALIDATION_WINDOWS).round().astype(int)
+        validation = validation.take(rows)
+    test = test.take(slice(None, None, options.test_every))
+
+    began = time.process_time()
+    imputer = network(options.method, test.values.shape[1:], options)
+    imputer.fit({"X": parts["train"].shown}, {"X": validation.shown, "X_ori": validation.values})
+    training = time.process_time() - began
+
+    began = time.process_time()
+    crps = covered = None
+    if options.method == "csdi":
+        samples = imputer.impute({"X": test.shown}, n_sampling_times=options.samples)
+        samples = np.moveaxis(samples, 1, 0)
+        point = samples.mean(0)
+        crps, covered = spread_scores(samples[:, test.hidden], test.values[test.hidden])
+    else:
+        point = imputer.impute({"X": test.shown})
+    inference = time.process_time() - began
+    error = (point - test.values)[test.hidden]
+    air_quality_data.print_scores(options.method, error, crps, covered, training, inference)
+
+
+if __name__ == "__main__":
+    main()
