@@ -66,9 +66,10 @@ def filled_frame(
     for name, column in schema.columns.items():
         own = {suffix: found[name + suffix][place] for suffix in _suffixes(name, column, found)}
         filled.append(_filled(frame, name, schema, own[fill_suffix(column)], where))
-        if column.likelihood == "categorical":
-            own["_mode"] = _named(column, own["_mode"], frame[name].dtype)
-        further += [pl.Series(name + suffix, values) for suffix, values in own.items()]
+        for suffix, values in own.items():
+            named = suffix == "_mode"
+            texts = _named(column, values, frame[name].dtype) if named else pl.Series(values)
+            further.append(texts.alias(name + suffix))
     return frame.with_columns(filled).with_columns(further)
 
 

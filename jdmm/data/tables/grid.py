@@ -185,7 +185,8 @@ def _categories(
     texts = frame[name].cast(pl.String)
     numeric = [word for word in schema.missing if not isinstance(word, str)]
     if frame[name].dtype.is_numeric():
-        texts = texts.set(frame[name].is_in(numeric) | frame[name].is_nan(), None)  # pyright: ignore
+        values = frame[name].cast(pl.Float64)
+        texts = texts.set(values.is_in([*numeric, np.nan]), None)
     codes = texts.replace_strict(
         list(column.categories),
         [float(number) for number in range(len(column.categories))],
@@ -252,7 +253,7 @@ def _refuse_duplicates(
     hint = "remove one, or name the column of the series in the schema"
     if _autumn(times[order[:-1][same]], times):
         hint = (
-            "local time repeats an hour in autumn: write stamps with their offset from UTC, such as "
+            "local time repeats an hour in autumn: write stamps with their offset from UTC, as "
             "2024-10-27T02:00:00+01:00"
         )
     raise InputError(

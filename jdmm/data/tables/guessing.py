@@ -78,6 +78,7 @@ def guess(frame: pl.DataFrame, where: str, long: Schema | None = None) -> tuple[
         if column.dtype == pl.String and mixed(column):
             column = pl.Series(name, numbers(frame, name, plain, where))  # raises for mistakes
         if column.dtype.is_numeric():
+            column = column.cast(pl.Float64).fill_nan(None)
             found = _sentinels(column)
             column = column.set(column.is_in(found), None) if found else column
         reason = _useless(column)
@@ -169,11 +170,7 @@ def _calendar(frame: pl.DataFrame, time: str, step: str | float) -> tuple[str, .
 def _sentinels(column: pl.Series) -> list[float]:
     """Numbers such as -999 that stand farther from all others than these from each other."""
     found = [each for each in SENTINELS if (column == each).any()]
-    rest = (
-        column.filter(~column.is_in(found) & column.is_not_null() & ~column.is_nan())
-        if (found and column.dtype.is_float())
-        else column.filter(~column.is_in(found) & column.is_not_null())
-    )
+    rest = column.filter(~column.is_in(found) & column.is_not_null())
     if not found or not len(rest):
         return []
     low, high = float(rest.min()), float(rest.max())  # type: ignore[arg-type]
@@ -183,8 +180,6 @@ def _sentinels(column: pl.Series) -> list[float]:
 def _useless(column: pl.Series) -> str:
     """Why a column cannot be used; "" if it can."""
     values = column.drop_nulls()
-    if values.dtype.is_float():
-        values = values.filter(values.is_not_nan())
     if not len(values):
         return "all of it is missing"
     if values.n_unique() == 1:

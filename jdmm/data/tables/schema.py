@@ -89,6 +89,11 @@ class Column:
                     f"expected a finite mean and a positive sd, got {self.mean} and {self.sd}"
                 )
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and sd; 0 and 1 where there are none."""
+        return (0.0, 1.0) if self.mean is None or self.sd is None else (self.mean, self.sd)
+
     def distribution(self) -> Likelihood:
         """The likelihood itself."""
         if self.likelihood == "categorical":

@@ -14,7 +14,7 @@ from jdmm.data.tables.calendar import calendar
 from jdmm.data.tables.filling import check_names, filled_frame
 from jdmm.data.tables.grid import Account, Grid, make_grid
 from jdmm.data.tables.guessing import guess, guess_long
-from jdmm.data.tables.reading import name_of, read_frame
+from jdmm.data.tables.reading import is_table, name_of, read_frame
 from jdmm.data.tables.schema import CALENDAR, Schema
 from jdmm.data.tables.units import LEVELS, summarise
 from jdmm.errors import InputError
@@ -98,7 +98,7 @@ class Table:
         places = np.where(inside, self.grid.starts[source][:, None] + steps, 0)
         values, observed = {}, {}
         for modality, columns in self.schema.groups.items():
-            shift, scale = (np.array(each, np.float32) for each in self._scales(columns))
+            shift, scale = self._scales(columns)
             value = (self.grid.values[modality][places] - shift) / scale
             observed[modality] = inside[..., None] & ~np.isnan(value)
             values[modality] = np.where(observed[modality], value, np.float32(0))
@@ -110,15 +110,14 @@ class Table:
         index = np.arange(len(source), dtype=np.int32)
         return Series(values, observed, lengths.astype(np.int32), index)
 
-    def _scales(self, columns: Sequence[str]) -> tuple[list[float], list[float]]:
+    def _scales(self, columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """What is subtracted from the values of the grid, and what they are divided by."""
         shift, scale = [], []
         for name in columns:
-            column = self.schema.columns[name]
-            scaled = column.mean is not None and column.sd is not None
-            shift.append(column.mean - self.grid.offset[name] if scaled else 0.0)
-            scale.append(column.sd if scaled else 1.0)
-        return shift, scale
+            mean, sd = self.schema.columns[name].scale
+            shift.append(mean - self.grid.offset.get(name, 0.0))
+            scale.append(sd)
+        return np.array(shift, np.float32), np.array(scale, np.float32)
 
     def to_frame(self, prediction: Any, levels: Sequence[float] = LEVELS) -> pl.DataFrame:
         """The table with predictions, sorted by series and time.
@@ -240,14 +239,25 @@ def write_table(path: str | os.PathLike[str], frame: pl.DataFrame) -> None:
     Raises:
         InputError: for another ending, or if the file cannot be written.
     """
-    where, kind = os.fspath(path), Path(path).suffix.lower()
-    writers = {".csv": frame.write_csv, ".parquet": frame.write_parquet}
-    if kind not in writers:
-        raise InputError(f"{where}: expected an output that ends with .csv or .parquet")
+    check_output(path)
+    write = frame.write_csv if Path(path).suffix.lower() == ".csv" else frame.write_parquet
     try:
         with replace_file(path) as part, part.open("xb") as file:
-            writers[kind](file)
+            write(file)
     except OSError as error:
         raise InputError(
-            f"{where}: expected a file that can be written, got: {error.strerror or error}"
+            f"{os.fspath(path)}: expected a file that can be written, got: "
+            f"{error.strerror or error}"
         ) from error
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Checks that a table can be written to a path.
+
+    Raises:
+        InputError: for an ending other than .csv and .parquet, or a folder that does not exist.
+    """
+    if not is_table(path):
+        raise InputError(f"{os.fspath(path)}: expected an output that ends with .csv or .parquet")
+    if not Path(path).resolve().parent.is_dir():
+        raise InputError(f"{os.fspath(path)}: expected a folder that exists for the output")

@@ -105,6 +105,6 @@ def _quantile(ranked: np.ndarray, level: float) -> np.ndarray:
 
 def _own(column: Column, values: np.ndarray) -> np.ndarray:
     """Scaled values in the units of the table, float64."""
-    mean, sd = (0.0, 1.0) if column.mean is None else (column.mean, column.sd)
+    mean, sd = column.scale
     values = mean + sd * values.astype(np.float64)
     return np.exp(values) if column.transform == "log" else values
