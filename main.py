@@ -89,12 +89,11 @@ def main(arguments: list[str]) -> None:
 
 def _levels() -> tuple[float, ...]:
     """--levels as numbers."""
+    given = _LEVELS.value
     try:
-        return tuple(map(float, _LEVELS.value)) if _LEVELS.value is not None else LEVELS
+        return LEVELS if given is None else tuple(map(float, given))
     except ValueError:
-        raise InputError(
-            f"expected --levels such as 0.5,0.95, got {','.join(_LEVELS.value)}"
-        ) from None
+        raise InputError(f"expected --levels such as 0.5,0.95, got {given}") from None
 
 
 def _workdir() -> str:

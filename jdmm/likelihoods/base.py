@@ -16,6 +16,9 @@ from jax.scipy import special
 SD_FLOOR = 1e-3
 """Added to every standard deviation that a network outputs (Tan et al. 2020)."""
 
+VARIANCE_FLOOR = SD_FLOOR**2
+"""Least conditional variance of classes: the square root of 0 has no derivative."""
+
 Raw = tuple[jax.Array, ...]
 
 

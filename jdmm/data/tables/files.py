@@ -200,8 +200,8 @@ class Files(Dataset):
         table = self.table
         splits = {}
         for name, part in self._parts(table.grid).items():
-            windows = _windows(part, self.window)
-            seen = self._observed(table.grid, *windows)
+            source, start, lengths = _windows(part, self.window)
+            seen = _observed(table.grid, source, start, lengths)
             if not seen.any():
                 raise InputError(
                     f"{self.path}: expected observed values in the {name} part, got none: choose "
@@ -211,7 +211,7 @@ class Files(Dataset):
             if name != "train" and self.scored_windows:
                 count = min(self.scored_windows, len(chosen))
                 chosen = chosen[np.linspace(0, len(chosen) - 1, count).round().astype(int)]
-            splits[name] = Split(table.cut(*(each[chosen] for each in windows)))
+            splits[name] = Split(table.cut(source[chosen], start[chosen], lengths[chosen]))
         return splits
 
     def _by_series(self, grid: Grid) -> bool:
@@ -233,17 +233,6 @@ class Files(Dataset):
         return {
             name: Parts(every, edges[place], edges[place + 1]) for place, name in enumerate(SPLITS)
         }
-
-    def _observed(
-        self, grid: Grid, source: np.ndarray, start: np.ndarray, lengths: np.ndarray
-    ) -> np.ndarray:
-        """Which windows have an observed value."""
-        seen = np.zeros(grid.starts[-1] + 1, np.int64)
-        for values in grid.values.values():
-            seen[1:] += (~np.isnan(values)).any(1)
-        total = np.cumsum(seen)
-        begin = grid.starts[source] + start
-        return total[begin + lengths] > total[begin]
 
     def class_name(self, modality: str, number: int) -> str:
         """The category."""
@@ -281,3 +270,13 @@ def _windows(part: Parts, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     start = part.start[which] + number * length
     return part.source[which], start, np.minimum(part.stop[which] - start, length)
+
+
+def _observed(grid: Grid, source: np.ndarray, start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Which windows have an observed value."""
+    seen = np.zeros(grid.starts[-1] + 1, np.int64)
+    for values in grid.values.values():
+        seen[1:] += (~np.isnan(values)).any(1)
+    total = np.cumsum(seen)
+    begin = grid.starts[source] + start
+    return total[begin + lengths] > total[begin]
