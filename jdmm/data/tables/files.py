@@ -55,6 +55,8 @@ class Files(Dataset):
         schema: a JSON file that says what the columns are; "" guesses it. See
             `jdmm.data.tables.schema`.
         window: time steps of a training series.
+        train_windows: at least about so many windows for training. Those of a short file overlap,
+            so that an epoch has enough of them.
         shares: of training, validation and test.
         split: by "time", by "series", or "auto": by series if there are 20 or more.
         scored_windows: at most so many windows of validation and of test, evenly spread; 0 for all.
@@ -66,6 +68,7 @@ class Files(Dataset):
     path: str = ""
     schema: str = ""
     window: int = 64
+    train_windows: int = 100
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     split: str = AUTO
     scored_windows: int = 200
@@ -75,6 +78,8 @@ class Files(Dataset):
         """Checks the values."""
         if self.window < 2:
             raise InputError(f"expected data.window of at least 2 steps, got {self.window}")
+        if self.train_windows < 1:
+            raise InputError(f"expected data.train_windows of at least 1, got {self.train_windows}")
         if min(self.shares) <= 0 or not np.isclose(sum(self.shares), 1, atol=1e-6):
             raise InputError(
                 f"expected positive data.shares with sum 1, got {', '.join(map(str, self.shares))}"
@@ -200,7 +205,11 @@ class Files(Dataset):
         table = self.table
         splits = {}
         for name, part in self._parts(table.grid).items():
-            source, start, lengths = _windows(part, self.window)
+            stride = self.window
+            if name == "train":
+                steps = int((part.stop - part.start).sum())
+                stride = min(stride, max(steps // self.train_windows, 1))
+            source, start, lengths = _windows(part, self.window, stride)
             seen = _observed(table.grid, source, start, lengths)
             if not seen.any():
                 raise InputError(
@@ -245,11 +254,11 @@ class Files(Dataset):
         valid = np.asarray(split.series.valid)[:DRAWN, :, None]
         for task, outcome in outcomes.items():
             mean, sd = self._columns(outcome.mean), self._columns(outcome.sd)
-            own = (split.series.values, split.series.observed, outcome.shown.observed)
+            trees = (split.series.values, split.series.observed, outcome.shown.observed)
             figures[task] = plots.imputations(
-                *map(self._columns, own),
-                {name: np.where(valid, each, np.nan) for name, each in mean.items()},
-                {name: sd.get(name, np.full(each.shape, np.nan)) for name, each in mean.items()},
+                *(self._columns(tree) for tree in trees),
+                mean={name: np.where(valid, each, np.nan) for name, each in mean.items()},
+                sd={name: sd.get(name, np.full(each.shape, np.nan)) for name, each in mean.items()},
             )
         return {**figures, **draw_latents(split, outcomes)}
 
@@ -263,12 +272,13 @@ class Files(Dataset):
         }
 
 
-def _windows(part: Parts, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Series, first step and steps of windows side by side; the last of a stretch is shorter."""
-    counts = -(-(part.stop - part.start) // length)
+def _windows(part: Parts, length: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Series, first step and steps of windows; the last of a stretch may be shorter."""
+    whole = part.stop - part.start
+    counts = np.where(whole > 0, 1 - (-np.maximum(whole - length, 0) // stride), 0)
     which = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-    start = part.start[which] + number * length
+    start = part.start[which] + number * stride
     return part.source[which], start, np.minimum(part.stop[which] - start, length)
 
 

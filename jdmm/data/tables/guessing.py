@@ -36,7 +36,7 @@ def guess_long(frame: pl.DataFrame, where: str) -> Schema | None:
         return None
     variable, value = (named[name] for name in LONG)
     rest = frame.select(pl.exclude(variable, value))
-    time = _time(rest)
+    time = _time(rest, where)
     others = [name for name in rest.columns if name != time]
     if not time or len(others) > 1:
         raise InputError(
@@ -63,7 +63,7 @@ def guess(frame: pl.DataFrame, where: str, long: Schema | None = None) -> tuple[
     Raises:
         InputError: if no column can be used.
     """
-    time = long.time if long else _time(frame)
+    time = long.time if long else _time(frame, where)
     series = long.series if long else _series(frame, time)
     notes = [] if time else ["no column of times: each row is a step"]
     step = _step(frame, time, series, where)
@@ -107,10 +107,14 @@ def guess(frame: pl.DataFrame, where: str, long: Schema | None = None) -> tuple[
     return schema, notes
 
 
-def _time(frame: pl.DataFrame) -> str:
+def _time(frame: pl.DataFrame, where: str) -> str:
     """The first column of stamps, or one of numbers with the name of a time that rise."""
     for column in frame.iter_columns():
-        if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime) or form_of(column):
+        if (
+            column.dtype == pl.Date
+            or isinstance(column.dtype, pl.Datetime)
+            or form_of(column, where)
+        ):
             return column.name
     for column in frame.iter_columns():
         if column.name.lower() in TIME_NAMES and column.dtype.is_numeric():
@@ -119,17 +123,21 @@ def _time(frame: pl.DataFrame) -> str:
 
 
 def _series(frame: pl.DataFrame, time: str) -> str:
-    """A column of texts or whole numbers with which repeated times become different."""
-    if not time or not frame[time].is_duplicated().any():
+    """A column that names the series, with which no time is repeated.
+
+    It holds texts or whole numbers and has the name of one, or texts while most times are repeated.
+    """
+    if not time:
         return ""
-    names = [
-        column.name
-        for column in frame.iter_columns()
-        if column.name != time
-        and (column.dtype == pl.String or column.dtype.is_integer())
-        and not column.null_count()
-        and column.n_unique() > 1
-    ]
+    mostly = frame[time].is_duplicated().sum() > frame.height / 2
+    names = []
+    for column in frame.iter_columns():
+        named = column.name.lower() in SERIES_NAMES
+        kind = column.dtype == pl.String and (mostly or named)
+        kind = kind or (named and column.dtype.is_integer())
+        some = not column.null_count() and 1 < column.n_unique() <= column.len() / 2
+        if column.name != time and kind and some:
+            names.append(column.name)
     names.sort(key=lambda name: name.lower() not in SERIES_NAMES)
     return next((name for name in names if not _repeated(frame, [time, name])), "")
 

@@ -30,19 +30,19 @@ def name_of(source: Any) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "table"
 
 
-def read_frame(source: Any, schema: Schema | None = None) -> pl.DataFrame:
+def read_frame(source: Any, where: str, schema: Schema | None = None) -> pl.DataFrame:
     """A frame with a row per time, as the source has it; empty cells and missing words are null.
 
     Args:
         source: the path of a CSV, Parquet or NPZ file, or a frame of polars or pandas. The arrays
             of an NPZ file are columns, ``(row,)`` each.
+        where: its name, for messages.
         schema: has the words that stand for a missing value, and the columns of a long table,
             which is made wide.
 
     Raises:
         InputError: if the source cannot be read. The message begins with its name.
     """
-    where = name_of(source)
     words = [
         word for word in (schema.missing if schema else MISSING_WORDS) if isinstance(word, str)
     ]

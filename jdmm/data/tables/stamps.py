@@ -102,14 +102,14 @@ def read_stamps(column: pl.Series, where: str) -> tuple[Stamps, Times]:
         return Stamps(DATETIME, dtype), column.cast(
             pl.Datetime("us", dtype.time_zone)
         ).to_physical().to_numpy()
-    stamps = form_of(column)
+    stamps = form_of(column, where)
     if stamps is None:
         raise InputError(f"{where}: {_unreadable(column)}")
     parsed = _parse(column, stamps)
     return stamps, parsed.to_physical().to_numpy()
 
 
-def form_of(column: pl.Series) -> Stamps | None:
+def form_of(column: pl.Series, where: str) -> Stamps | None:
     """How the texts of a column are written; None if they are no stamps of one form.
 
     Raises:
@@ -127,8 +127,8 @@ def form_of(column: pl.Series) -> Stamps | None:
         fitting = [form for form in fitting if not _parse(column, form).null_count()] or fitting[:1]
     if len(fitting) > 1 and {form.format[:5] for form in fitting} == {"%d/%m", "%m/%d"}:
         raise InputError(
-            f"expected dates whose day and month can be told apart in column {column.name!r}, got "
-            f"{head[0]!r}: write them as 2024-12-31"
+            f"{where}: expected dates whose day and month can be told apart in column "
+            f"{column.name!r}, got {head[0]!r}: write them as 2024-12-31"
         )
     return fitting[0] if fitting else None
 

@@ -198,11 +198,11 @@ def read_grid(
     where = name_of(source)
     if isinstance(schema, str | os.PathLike):
         schema = Schema.load(schema)
-    frame, notes = read_frame(source, schema), []
+    frame, notes = read_frame(source, where, schema), []
     if schema is None:
         long = guess_long(frame, where)
         if long is not None:
-            frame = read_frame(frame, long)
+            frame = read_frame(frame, where, long)
         schema, notes = guess(frame, where, long)
     return schema, make_grid(frame, schema, where, tuple(notes))
 
