@@ -92,7 +92,9 @@ def predict_long(
     # those at the ends may be longer: of two lengths, for two programs
     for long in (windows.length <= 2 * usual, windows.length > 2 * usual):
         group = windows.take(np.flatnonzero(long))
-        width = int(group.length.max(initial=0))
+        if not len(group.length):
+            continue
+        width = int(group.length.max())
         for places in batches(len(group.length), batch_size):
             rows = group.take(places)
             series = cut(rows.source, rows.start, rows.length)
