@@ -110,7 +110,7 @@ def fill_blocks(fraction: float, steps: int, known: Sequence[str] = ()) -> Task:
         own = -(-series.lengths // steps)
         hidden = jnp.maximum(jnp.round(fraction * own), 1)[:, None, None]
         block = jnp.arange(series.num_steps) // steps
-        outside = (jnp.arange(count) >= own[:, None])[..., None]
+        outside = (jnp.arange(count)[None] >= own[:, None])[..., None]
 
         def keep(orders: jax.Array, observed: jax.Array) -> jax.Array:
             del observed

@@ -61,7 +61,7 @@ def filled(
                 lw=0,
                 label=f"{level:.0%} interval",
             )
-        axes.plot(steps, curve.predicted[part], label="filled", **{**MEAN, "linewidth": 1.2})
+        axes.plot(steps, curve.predicted[part], label="predicted", **{**MEAN, "linewidth": 1.2})
         axes.plot(steps, curve.observed[part], label="observed", **DOT)
         if curve.names:
             axes.set_yticks(range(len(curve.names)), list(curve.names), parse_math=False)

@@ -110,11 +110,12 @@ def _from_csv(path: Path, words: Sequence[str], where: str) -> pl.DataFrame:
         infer_schema_length=None,
         null_values=["", *words],
     )
-    last = next(csv.reader([tail.splitlines()[-1]], delimiter=separator), [])
-    if len(last) < frame.width and '"' not in tail.splitlines()[-1]:
+    last = tail.splitlines()[-1]
+    cells = len(next(csv.reader([last], delimiter=separator), [""]))
+    if cells < frame.width and '"' not in last:  # a quoted cell may hold a line end
         raise InputError(
-            f"{where}: expected {frame.width} cells in the last row, got {len(last)}: the file is "
-            "cut short"
+            f"{where}: expected {frame.width} cells in the last row, got {cells}: the file is cut "
+            "short"
         )
     return frame
 

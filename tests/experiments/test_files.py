@@ -1,0 +1,161 @@
+"""From a user's file to the filled one."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from configs import files
+from jdmm.data.npz import write_npz
+from jdmm.errors import InputError
+from jdmm.experiments import run
+
+HOURS = 120
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Hourly values with gaps, some of them without a row."""
+    rng = np.random.default_rng(0)
+    hour = np.arange(HOURS)
+    a = 20 + 5 * np.sin(2 * np.pi * hour / 24) + 0.1 * rng.normal(size=HOURS)
+    b = np.exp(0.3 * (a - 20) + 0.1 * rng.normal(size=HOURS))
+    stamps = np.datetime64("2024-01-01T00:00") + hour.astype("timedelta64[h]")
+    frame = pl.DataFrame({"time": np.char.replace(stamps.astype(str), "T", " "), "a": a, "b": b})
+    frame = frame.with_columns(k=pl.Series(np.where(a > 20, "high", "low")))
+    hidden = {name: pl.Series(rng.random(HOURS) < 0.2) for name in "abk"}
+    frame = frame.with_columns(
+        pl.when(~hidden[name]).then(pl.col(name)).alias(name) for name in "abk"
+    )
+    frame = frame.filter((pl.int_range(HOURS) < 50) | (pl.int_range(HOURS) > 54))
+    path = tmp_path_factory.mktemp("files") / "table.csv"
+    frame.write_csv(path)
+    return path
+
+
+def config_of(source, preset):
+    config = files.get_config(preset)
+    config.data.path = str(source)
+    config.data.window = 16
+    return config
+
+
+@pytest.fixture(scope="module")
+def interpolated(source, tmp_path_factory):
+    """A finished run of the baseline, on the numbers alone, with a logarithm."""
+    folder = tmp_path_factory.mktemp("interpolated")
+    schema = {
+        "columns": {"a": {}, "b": {"transform": "log"}},
+        "time": "time",
+        "step": "1h",
+    }
+    (folder / "schema.json").write_text(json.dumps(schema))
+    config = config_of(source, "interpolate")
+    config.data.schema = str(folder / "schema.json")
+    run.train_and_evaluate(config, folder / "run")
+    return folder / "run"
+
+
+def test_the_best_model_fills_a_table(source, tmp_path, capsys):
+    config = config_of(source, "smoke")
+    config.eval.tasks = ("fill_10", "forecast")
+    results = run.train_and_evaluate(config, tmp_path / "run")
+    assert "guessed schema: time 'time', step 1h, calendar hour" in capsys.readouterr().out
+    assert set(results["tasks"]) == {"fill_10", "forecast"}
+    figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"fill_10.png", "forecast.png"} <= figures
+    output = tmp_path / "filled.csv"
+    run.infer_table(tmp_path / "run", source, output, after=24, levels=(0.5, 0.8))
+    found, read = pl.read_csv(output), pl.read_csv(source)
+    assert found.height == HOURS + 24
+    assert found["time"].to_list()[HOURS - 1 :: 24] == ["2024-01-05 23:00", "2024-01-06 23:00"]
+    kept = found.join(read, on="time", suffix="_read")
+    assert kept.height == read.height
+    for name in "abk":
+        known = kept.filter(pl.col(f"{name}_read").is_not_null())
+        assert (known[name] == known[f"{name}_read"]).all()
+        assert found[name].null_count() == 0
+    assert set(found["k"]) == {"high", "low"} and found["k_probability"].is_between(0.5, 1).all()
+    for name in "ab":
+        inner = found[f"{name}_upper_50"] - found[f"{name}_lower_50"]
+        outer = found[f"{name}_upper_80"] - found[f"{name}_lower_80"]
+        assert (inner > 0).all() and (outer > inner).all()
+    assert (tmp_path / "run" / "figures" / "filled.png").stat().st_size > 0
+
+
+def test_the_baseline_interpolates_in_the_units_of_the_table(source, interpolated, tmp_path):
+    run.infer_table(interpolated, source, tmp_path / "filled.parquet")
+    found, read = pl.read_parquet(tmp_path / "filled.parquet"), pl.read_csv(source)
+    whole = found.select("time").join(read, on="time", how="left")
+    log = pl.col("b").log()
+    # the values in between; beyond the last ones the baseline carries on
+    lines = whole.select(
+        pl.col("a").interpolate(), log.interpolate().exp().alias("b")
+    ).with_row_index()
+    inner = lines.drop_nulls()
+    rows = inner["index"].to_numpy()
+    np.testing.assert_allclose(found["a_mean"].to_numpy()[rows], inner["a"], rtol=1e-3)
+    np.testing.assert_allclose(found["b_median"].to_numpy()[rows], inner["b"], rtol=0.2)
+    missing = whole["b"].is_null()
+    assert (found["b"].filter(missing) == found["b_median"].filter(missing)).all()
+
+
+def test_the_same_work_directory_goes_on_without_the_schema_it_was_given(source, interpolated):
+    config = config_of(source, "interpolate")
+    again = run.train_and_evaluate(config, interpolated)
+    assert again["config"]["data"]["schema"] == ""
+    kept = json.loads((interpolated / "schema.json").read_text())
+    assert kept["columns"]["b"]["transform"] == "log" and kept["columns"]["b"]["sd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "output", "options", "message"),
+    [
+        ({"time": ["2024-01-01 00:00"], "a": [1.0]}, "o.csv", {}, "expected a column 'b'"),
+        (
+            {"time": ["2024-01-01 00:00"], "a": [1.0], "b": [-1.0]},
+            "o.csv",
+            {},
+            "positive number for its logarithm in row 1, column 'b'",
+        ),
+        (
+            {"time": ["2024-01-01 00:00"], "a": [1.0], "b": [1.0], "b_mean": [1.0]},
+            "o.csv",
+            {},
+            "expected no column 'b_mean'",
+        ),
+        ({"a": [1.0]}, "o.csv", {"levels": (95.0,)}, "expected a column 'time'"),
+        (
+            {"time": ["2024-01-01 00:00"], "a": [1.0], "b": [1.0]},
+            "o.csv",
+            {"levels": (95.0,)},
+            "expected levels between 0 and 1",
+        ),
+        ({"a": [1.0]}, "o.xlsx", {}, "ends with .csv or .parquet"),
+        ({"a": [1.0]}, "none/o.csv", {}, "expected a folder that exists"),
+    ],
+)
+def test_bad_input_writes_nothing(interpolated, tmp_path, rows, output, options, message):
+    pl.DataFrame(rows).write_csv(tmp_path / "in.csv")
+    with pytest.raises(InputError, match=message):
+        run.infer_table(interpolated, tmp_path / "in.csv", tmp_path / output, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_arrays_are_no_table(interpolated, tmp_path):
+    write_npz(tmp_path / "in.npz", {"numbers": np.zeros((1, 4, 2))})
+    with pytest.raises(InputError, match="an --output that ends with .csv or .parquet"):
+        run.infer_file(interpolated, tmp_path / "in.npz", tmp_path / "out.npz")
+
+
+def test_columns_of_an_npz_file_are_a_table(interpolated, tmp_path):
+    stamps = np.array(["2024-01-01 00:00", "2024-01-01 02:00"])
+    write_npz(tmp_path / "in.npz", {"time": stamps, "a": np.zeros(2), "b": np.ones(2)})
+    run.infer_table(interpolated, tmp_path / "in.npz", tmp_path / "out.csv", before=1)
+    assert pl.read_csv(tmp_path / "out.csv")["time"].to_list() == [
+        "2023-12-31 23:00",
+        "2024-01-01 00:00",
+        "2024-01-01 01:00",
+        "2024-01-01 02:00",
+    ]
