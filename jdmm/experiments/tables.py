@@ -13,6 +13,10 @@ from jdmm.evaluation.prediction import Calibration
 from jdmm.models.base import Model, Variables
 from jdmm.plotting.tables import Curve, filled
 
+SPAN = 4
+"""Windows of the training that are predicted at once. With more of them, fewer steps are computed
+twice as context."""
+
 MAX_FIGURES = 12
 """Series that are drawn."""
 
@@ -38,7 +42,8 @@ def predicted_columns(
         model: trained on windows of the table's schema.
         variables: its variables.
         table: with the steps to extrapolate.
-        window: steps that a window predicts, and is shown more of on each side.
+        window: steps of a window in training: `SPAN` times as many are predicted at once, from
+            themselves and one window on each side.
         key: of all random numbers.
         draws: posterior samples.
         batch_size: windows at a time.
@@ -47,7 +52,7 @@ def predicted_columns(
     """
     starts = np.concatenate([[0], np.cumsum(table.lengths)])
     ends = (table.before, table.after)
-    windows = overlapping_windows(table.lengths, window, window, ends)
+    windows = overlapping_windows(table.lengths, SPAN * window, window, ends)
     found: dict[str, np.ndarray] = {}
     batches = predict_long(
         model, variables, table.cut, windows, key, draws, batch_size, calibration, max(levels)

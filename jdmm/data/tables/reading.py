@@ -111,7 +111,7 @@ def _from_csv(path: Path, words: Sequence[str], where: str) -> pl.DataFrame:
         null_values=["", *words],
     )
     last = tail.splitlines()[-1]
-    cells = len(next(csv.reader([last], delimiter=separator), [""]))
+    cells = max(len(next(csv.reader([last], delimiter=separator))), 1)
     if cells < frame.width and '"' not in last:  # a quoted cell may hold a line end
         raise InputError(
             f"{where}: expected {frame.width} cells in the last row, got {cells}: the file is cut "
