@@ -53,6 +53,12 @@ def summarise(
         InputError: for a prediction without samples, or an impossible level.
     """
     found: dict[str, np.ndarray] = {}
+    for modality in schema.groups:
+        if modality not in {**prediction.expected, **prediction.probabilities}:
+            raise InputError(
+                f"expected a prediction of modality {modality!r} with samples, got none: fit a "
+                "model of table.schema.modalities, and predict with return_samples=True"
+            )
     for modality, columns in schema.groups.items():
         for place, name in enumerate(columns):
             column = schema.columns[name]
@@ -62,11 +68,6 @@ def summarise(
                     ..., 0, :
                 ]
                 arrays = [probabilities.argmax(-1).astype(np.float64), probabilities.max(-1)]
-            elif modality not in prediction.expected:
-                raise InputError(
-                    "expected a prediction with samples, got one without: predict with "
-                    "return_samples=True and num_samples of at least 1"
-                )
             elif column.likelihood == "bernoulli":
                 arrays = [np.asarray(prediction.expected[modality], np.float64)[..., place]]
             else:
