@@ -211,7 +211,7 @@ def infer_table(
         calibration,
         levels,
     )
-    write_table(output, table.fill(found))
+    write_table(output, table.fill(found, levels))
     for row in range(min(len(table.names), MAX_FIGURES)):
         name = "filled" if len(table.names) == 1 else f"filled-{row}"
         figure = figure_of(table, row, found, levels)

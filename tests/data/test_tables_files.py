@@ -39,6 +39,8 @@ def test_splits_follow_the_time_and_share_no_step(path):
         np.testing.assert_allclose(mean + sd * own, frame["b"].to_numpy()[rows], rtol=1e-4)
         splits[name].check(data.modalities)
     assert data.class_name("k", 1) == "up"
+    assert [m.name for m in data.modalities] == ["numbers", "k", "calendar"]
+    assert [m.name for m in data.scored] == ["numbers", "k"]
 
 
 def test_windows_of_a_short_file_overlap(path):

@@ -237,6 +237,16 @@ def test_several_rows_of_one_step_keep_their_stamps():
     assert found["a_mean"][1] == found["a_mean"][2] == found["a"][2] and found["a"][1] == 2.0
 
 
+def test_columns_whose_names_begin_alike():
+    frame = pl.DataFrame({"a": [1.0, 2.0, None], "a_lower": [3.0, None, 4.0]})
+    table = read_table(frame)
+    found = table.to_frame(fake_prediction(table))
+    assert found.columns[2:6] == ["a_mean", "a_median", "a_lower_95", "a_upper_95"]
+    assert found.columns[6:] == [
+        f"a_lower_{end}" for end in ("mean", "median", "lower_95", "upper_95")
+    ]
+
+
 def test_predictions_that_do_not_fit():
     table = read_table(pl.DataFrame({"a": [1.0, 2.0, None]}))
     prediction = fake_prediction(table)
@@ -244,6 +254,8 @@ def test_predictions_that_do_not_fit():
         table.extend(after=2).to_frame(prediction)
     with pytest.raises(InputError, match="levels between 0 and 1, such as 0.95, got 95"):
         table.to_frame(prediction, (95,))
+    with pytest.raises(InputError, match="expected different levels, got 0.5 twice"):
+        table.to_frame(prediction, (0.5, 0.5))
     prediction.samples = {}
     with pytest.raises(InputError, match="predict with return_samples=True"):
         table.to_frame(prediction)

@@ -194,6 +194,16 @@ SCHEMA = Schema(
             "expected stamps without large gaps, got 3 rows on a grid of",
         ),
         (
+            "hour,a\n0,1\n1,2\n0,3\n1,oops\n",
+            None,
+            "expected a number in row 4, column 'a', got 'oops'",
+        ),
+        (
+            "time,variable,value\n0,a,1\n0,b,oops\n1,a,2\n1,b,2\n2,b,2\n",
+            None,
+            " (made wide): expected a number in row 1, column 'b', got 'oops'",
+        ),
+        (
             "time,variable,value\n0,a,1\n0,a,2\n1,a,2\n",
             None,
             "expected one value of each variable and time, got another one of 'a' at 0 (row 2)",
@@ -205,7 +215,7 @@ def test_bad_files_give_one_line_that_names_the_place(tmp_path, content, schema,
     with pytest.raises(InputError) as error:
         read_table(path, schema)
     text = str(error.value)
-    assert message in text and text.startswith(f"{path}: ") and "\n" not in text
+    assert message in text and text.startswith(str(path)) and "\n" not in text
 
 
 def test_files_that_are_no_tables(tmp_path):

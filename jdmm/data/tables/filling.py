@@ -33,6 +33,7 @@ def filled_frame(
     before: int,
     after: int,
     found: Mapping[str, np.ndarray],
+    levels: Sequence[float],
     where: str,
 ) -> pl.DataFrame:
     """The rows that were read and those of the other steps, with missing values filled.
@@ -43,6 +44,7 @@ def filled_frame(
         before: steps that were extrapolated before the first one of each series.
         after: the same after the last.
         found: names of columns of predictions -> ``(step,)``, over all series.
+        levels: of their intervals.
         where: the table's name, for messages.
     """
     ends = np.arange(len(grid.counts))
@@ -64,24 +66,13 @@ def filled_frame(
 
     filled, further = [], []
     for name, column in schema.columns.items():
-        own = {suffix: found[name + suffix][place] for suffix in _suffixes(name, column, found)}
+        own = {suffix: found[name + suffix][place] for suffix in suffixes(column, levels)}
         filled.append(_filled(frame, name, schema, own[fill_suffix(column)], where))
         for suffix, values in own.items():
             named = suffix == "_mode"
             texts = _named(column, values, frame[name].dtype) if named else pl.Series(values)
             further.append(texts.alias(name + suffix))
     return frame.with_columns(filled).with_columns(further)
-
-
-def _suffixes(name: str, column: Column, found: Mapping[str, np.ndarray]) -> list[str]:
-    """Those of the columns of predictions of one column, in their order."""
-    first = suffixes(column, ())
-    bounds = [
-        key.removeprefix(name)
-        for key in found
-        if key.startswith((f"{name}_lower_", f"{name}_upper_"))
-    ]
-    return [*first, *bounds]
 
 
 def _new_rows(
@@ -109,11 +100,11 @@ def _filled(
     column, own = schema.columns[name], frame[name]
     if column.likelihood == "categorical":
         return own.zip_with(_known(own, schema), _named(column, values, own.dtype))
+    if own.dtype == pl.String:
+        own = pl.Series(name, numbers(frame, name, schema, where))
     if column.likelihood == "bernoulli":
         values = (values > 0.5).astype(np.float64)
         return own.zip_with(_known(own, schema), pl.Series(name, values).cast(own.dtype))
-    if own.dtype == pl.String:
-        own = pl.Series(name, numbers(frame, name, schema, where))
     kind = own.dtype if own.dtype.is_float() else pl.Float64
     return own.cast(kind).zip_with(_known(own, schema), pl.Series(name, values).cast(kind))
 

@@ -17,7 +17,10 @@ from jdmm.data.tables.stamps import form_of, read_stamps
 from jdmm.data.tables.steps import MICROSECONDS, Step
 from jdmm.errors import InputError
 
-TIME_NAMES = ("time", "date", "datetime", "timestamp", "t", "step", "hour", "day", "year", "index")
+TIME_NAMES = ("time", "date", "datetime", "timestamp")
+OTHER_TIME_NAMES = ("t", "step", "index", "hour", "day", "week", "month", "year")
+"""Such a column of numbers is a time only if it repeats none; else it may be a covariate."""
+
 SERIES_NAMES = ("series", "id", "unit", "station", "patient", "subject", "sensor", "name", "item")
 LONG = ("variable", "value")
 """Columns of a long table."""
@@ -36,7 +39,7 @@ def guess_long(frame: pl.DataFrame, where: str) -> Schema | None:
         return None
     variable, value = (named[name] for name in LONG)
     rest = frame.select(pl.exclude(variable, value))
-    time = _time(rest, where)
+    time = _time(rest, where, repeats=True)
     others = [name for name in rest.columns if name != time]
     if not time or len(others) > 1:
         raise InputError(
@@ -107,17 +110,23 @@ def guess(frame: pl.DataFrame, where: str, long: Schema | None = None) -> tuple[
     return schema, notes
 
 
-def _time(frame: pl.DataFrame, where: str) -> str:
-    """The first column of stamps, or one of numbers with the name of a time that rise."""
+def _time(frame: pl.DataFrame, where: str, repeats: bool = False) -> str:
+    """The first column of stamps, or of numbers with the name of a time.
+
+    With `repeats` times may be repeated, as in long tables.
+    """
     for column in frame.iter_columns():
-        if (
-            column.dtype == pl.Date
-            or isinstance(column.dtype, pl.Datetime)
-            or form_of(column, where)
-        ):
+        if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
             return column.name
-    for column in frame.iter_columns():
-        if column.name.lower() in TIME_NAMES and column.dtype.is_numeric():
+        if form_of(column, where):
+            return column.name
+    numbered = [column for column in frame.iter_columns() if column.dtype.is_numeric()]
+    for column in numbered:
+        if column.name.lower() in TIME_NAMES:
+            return column.name
+    for column in numbered:
+        once = repeats or not column.is_duplicated().any() or _series(frame, column.name)
+        if column.name.lower() in OTHER_TIME_NAMES and once:
             return column.name
     return ""
 

@@ -148,7 +148,7 @@ class Table:
                     f"expected a prediction of (series, step) {own.shape}, got {values.shape} in "
                     f"{name!r}: predict table.series"
                 )
-        return self.fill({name: values[own] for name, values in found.items()})
+        return self.fill({name: values[own] for name, values in found.items()}, levels)
 
     def check_output(self, levels: Sequence[float] = LEVELS) -> None:
         """Checks that the columns of predictions have names of their own.
@@ -158,13 +158,17 @@ class Table:
         """
         check_names(self.schema, self.grid.frame, levels, self.where)
 
-    def fill(self, found: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    def fill(
+        self, found: Mapping[str, np.ndarray], levels: Sequence[float] = LEVELS
+    ) -> pl.DataFrame:
         """`to_frame` from columns of predictions, ``(step,)`` over the series one after the other.
 
         Raises:
             InputError: as `to_frame`.
         """
-        return filled_frame(self.schema, self.grid, self.before, self.after, found, self.where)
+        return filled_frame(
+            self.schema, self.grid, self.before, self.after, found, levels, self.where
+        )
 
 
 def read_table(source: Any, schema: Schema | str | os.PathLike[str] | None = None) -> Table:
@@ -199,10 +203,12 @@ def read_grid(
     if isinstance(schema, str | os.PathLike):
         schema = Schema.load(schema)
     frame, notes = read_frame(source, where, schema), []
+    long = guess_long(frame, where) if schema is None else None
+    if long is not None:
+        frame = read_frame(frame, where, long)
+    if long is not None or (schema is not None and schema.variable):
+        where += " (made wide)"  # whose rows messages count
     if schema is None:
-        long = guess_long(frame, where)
-        if long is not None:
-            frame = read_frame(frame, where, long)
         schema, notes = guess(frame, where, long)
     return schema, make_grid(frame, schema, where, tuple(notes))
 

@@ -16,11 +16,13 @@ def suffixes(column: Column, levels: Sequence[float]) -> list[str]:
     """What the names of the columns of predictions add to the name of a column.
 
     Raises:
-        InputError: for a level that is not between 0 and 1.
+        InputError: for a level that is not between 0 and 1, or given twice.
     """
     for level in levels:
         if not 0 < level < 1:
             raise InputError(f"expected levels between 0 and 1, such as 0.95, got {level}")
+        if list(levels).count(level) > 1:
+            raise InputError(f"expected different levels, got {level} twice")
     if column.likelihood == "categorical":
         return ["_mode", "_probability"]
     if column.likelihood == "bernoulli":
