@@ -1,6 +1,10 @@
 """From a user's file to the filled one."""
 
 import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,8 +12,11 @@ import pytest
 
 from configs import files
 from jdmm.data.npz import write_npz
+from jdmm.data.tables.table import read_table
 from jdmm.errors import InputError
 from jdmm.experiments import run
+
+ROOT = Path(__file__).parents[2]
 
 HOURS = 120
 
@@ -159,3 +166,40 @@ def test_columns_of_an_npz_file_are_a_table(interpolated, tmp_path):
         "2024-01-01 01:00",
         "2024-01-01 02:00",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mode=infer", "--input=i.csv", "--output=o.csv", "--levels=x"], "--levels such as 0.5"),
+        (["--mode=infer", "--input=i.npz", "--output=o.npz", "--levels=0.5"], "a table only"),
+        (["--config=configs/files.py"], "expected data.path, got none"),
+        (["--config=configs/files.py", "--config.data.path=none.csv"], "none.csv: expected a file"),
+        (
+            ["--config=configs/files.py", "--config.data.path=docs/data/air.csv"]
+            + ["--config.data.schema=none.json"],
+            "none.json: expected a schema in JSON",
+        ),
+        (
+            ["--config=configs/files.py:linear", "--config.data.path=docs/data/air.csv"],
+            "expected a Normal likelihood in modality 'weather'",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line_print_one_line(options, message, tmp_path):
+    command = [sys.executable, "main.py", f"--workdir={tmp_path / 'run'}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def test_the_example_is_what_its_script_makes():
+    made = runpy.run_path(str(ROOT / "docs" / "data" / "make_air.py"))["make"]()
+    path = ROOT / "docs" / "data" / "air.csv"
+    assert made == path.read_text().splitlines() and path.stat().st_size < 200_000
+    table = read_table(path, ROOT / "docs" / "data" / "air.json")
+    assert table.grid.starts[-1] == 2016
+    assert {name for name, own in table.schema.columns.items() if own.transform == "log"} == {
+        "wind",
+        "no2",
+    }
