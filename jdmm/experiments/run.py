@@ -27,7 +27,7 @@ from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, pr
 from jdmm.experiments import settings
 from jdmm.experiments.evaluate import calibrated, evaluate
 from jdmm.experiments.settings import Config, Experiment
-from jdmm.experiments.tables import MAX_FIGURES, figure_of, predicted_columns
+from jdmm.experiments.tables import MAX_FIGURES, SPAN, figure_of, predicted_columns
 from jdmm.experiments.train import Trained, restore, seed_dirs, train
 from jdmm.models.base import Model, Variables
 from jdmm.plotting import style
@@ -207,14 +207,16 @@ def infer_table(
         dataset.window,
         jax.random.key(seed),
         experiment.evaluation.draws,
-        experiment.evaluation.batch_size,
+        max(experiment.evaluation.batch_size // SPAN, 1),  # as many steps as in evaluation
         calibration,
         levels,
     )
+    figures = [
+        figure_of(table, row, found, levels) for row in range(min(len(table.names), MAX_FIGURES))
+    ]
     write_table(output, table.fill(found, levels))
-    for row in range(min(len(table.names), MAX_FIGURES)):
+    for row, figure in enumerate(figures):
         name = "filled" if len(table.names) == 1 else f"filled-{row}"
-        figure = figure_of(table, row, found, levels)
         style.save(figure, workdir / "figures" / f"{name}.png")
     return table
 

@@ -15,6 +15,7 @@ from jdmm.data.npz import write_npz
 from jdmm.data.tables.table import read_table
 from jdmm.errors import InputError
 from jdmm.experiments import run
+from jdmm.experiments.tables import stretches_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,3 +204,17 @@ def test_the_example_is_what_its_script_makes():
         "wind",
         "no2",
     }
+
+
+def test_figures_of_long_series_show_the_longest_gaps():
+    values = np.random.default_rng(0).normal(size=(2000, 2))
+    values[rows := np.r_[320:360, 1500:1600], 0] = np.nan
+    values[900, 1] = np.nan
+    table = read_table(pl.DataFrame({"a": values[:, 0], "b": values[:, 1]})).extend(after=150)
+    stretches = stretches_of(table, 0)
+    assert len(stretches) == 3
+    shown = np.concatenate([np.arange(part.start, part.stop) for part in stretches])
+    assert len(set(shown)) == len(shown) == 600 and shown.max() < 2150
+    assert set(rows) | set(range(2000, 2150)) <= set(shown)
+    short = read_table(pl.DataFrame({"a": values[:100, 1]}))
+    assert stretches_of(short, 0) == [slice(0, 100)]

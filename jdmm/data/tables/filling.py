@@ -1,6 +1,6 @@
 """The frame of a table with what was missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -32,7 +32,7 @@ def filled_frame(
     grid: Grid,
     before: int,
     after: int,
-    found: Mapping[str, np.ndarray],
+    found: MutableMapping[str, np.ndarray],
     levels: Sequence[float],
     where: str,
 ) -> pl.DataFrame:
@@ -43,7 +43,8 @@ def filled_frame(
         grid: of the table.
         before: steps that were extrapolated before the first one of each series.
         after: the same after the last.
-        found: names of columns of predictions -> ``(step,)``, over all series.
+        found: names of columns of predictions -> ``(step,)``, over all series. They are taken out
+            one by one, so that they are not in memory twice.
         levels: of their intervals.
         where: the table's name, for messages.
     """
@@ -66,7 +67,7 @@ def filled_frame(
 
     filled, further = [], []
     for name, column in schema.columns.items():
-        own = {suffix: found[name + suffix][place] for suffix in suffixes(column, levels)}
+        own = {suffix: found.pop(name + suffix)[place] for suffix in suffixes(column, levels)}
         filled.append(_filled(frame, name, schema, own[fill_suffix(column)], where))
         for suffix, values in own.items():
             named = suffix == "_mode"

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,11 @@ class Table:
         check_names(self.schema, self.grid.frame, levels, self.where)
 
     def fill(
-        self, found: Mapping[str, np.ndarray], levels: Sequence[float] = LEVELS
+        self, found: MutableMapping[str, np.ndarray], levels: Sequence[float] = LEVELS
     ) -> pl.DataFrame:
         """`to_frame` from columns of predictions, ``(step,)`` over the series one after the other.
+
+        The columns are taken out of `found`.
 
         Raises:
             InputError: as `to_frame`.
