@@ -118,6 +118,7 @@ def test_many_texts_are_no_categories():
         (["2024-01-01", "2024-01-02", "2024-01-03"], "1d"),
         (["01.02.2024 10:00", "01.02.2024 10:15", "13.02.2024 10:30"], "15min"),
         (["2024-01-31", "2024-02-29", "2024-03-31"], "1mo"),
+        (["2024-01-01", "2024-01-31", "2024-03-01"], "30d"),
         (["2024-01-01T00:00:00.5Z", "2024-01-01T00:00:01Z", "2024-01-01T00:00:01.5Z"], "500ms"),
         ([0, 10, 20], 10),
         ([0.0, 0.25, 0.5], 0.25),
@@ -171,9 +172,14 @@ SCHEMA = Schema(
             "expected a column 'kind', got time, a",
         ),
         (
-            "time,a,kind\n2024-01-01,1,x\n2024-13-01,2,y\n",
+            "time,a\n2024-01-01,1\n2024-01-02,2\n2024-13-03,3\n",
+            None,
+            "expected a time stamp such as 2024-01-01 in row 3, column 'time', got '2024-13-03'",
+        ),
+        (
+            "time,a,kind\nmonday,1,x\ntuesday,2,y\n",
             SCHEMA,
-            "expected a time stamp such as 2024-12-31 23:00 in row 2, column 'time', got '2024-13",
+            "expected stamps such as 2024-12-31 23:00 in column 'time', got 'monday'",
         ),
         (
             "time,a,kind\n2024-01-01 00:00,1,x\n2024-01-01 01:00,2,z\n",

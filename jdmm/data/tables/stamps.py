@@ -1,6 +1,5 @@
 """Columns of time stamps: read as numbers, and new stamps written as the others are."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,13 +103,23 @@ def read_stamps(column: pl.Series, where: str) -> tuple[Stamps, Times]:
         ).to_physical().to_numpy()
     stamps = form_of(column, where)
     if stamps is None:
-        raise InputError(f"{where}: {_unreadable(column)}")
+        got = repr(column[0]) if dtype == pl.String else str(dtype)
+        raise InputError(
+            f"{where}: expected stamps such as 2024-12-31 23:00 in column {column.name!r}, got "
+            f"{got}"
+        )
     parsed = _parse(column, stamps)
+    if parsed.null_count():
+        row = parsed.is_null().arg_max() or 0
+        raise InputError(
+            f"{where}: expected a time stamp such as {column[0 if row else -1]} in row {row + 1}, "
+            f"column {column.name!r}, got {column[row]!r}: write all stamps in one form"
+        )
     return stamps, parsed.to_physical().to_numpy()
 
 
 def form_of(column: pl.Series, where: str) -> Stamps | None:
-    """How the texts of a column are written; None if they are no stamps of one form.
+    """How the texts of a column are written; None unless most of them are stamps of one form.
 
     Raises:
         InputError: for dates whose day and month cannot be told apart.
@@ -120,17 +129,25 @@ def form_of(column: pl.Series, where: str) -> Stamps | None:
     head = column.drop_nulls().head(100)
     if not len(head):
         return None
-    offsets = bool(head.str.contains(OFFSET).all())
-    forms = [Stamps(TEXT, column.dtype, each, offsets) for each in FORMATS]
-    fitting = [form for form in forms if not _parse(head, form).null_count()]
+    offsets = bool(head.str.contains(OFFSET).sum() > len(head) / 2)
+    fitting = _most_parsed(head, [Stamps(TEXT, column.dtype, each, offsets) for each in FORMATS])
     if len(fitting) > 1:
-        fitting = [form for form in fitting if not _parse(column, form).null_count()] or fitting[:1]
+        fitting = _most_parsed(column, fitting)
     if len(fitting) > 1 and {form.format[:5] for form in fitting} == {"%d/%m", "%m/%d"}:
         raise InputError(
             f"{where}: expected dates whose day and month can be told apart in column "
             f"{column.name!r}, got {head[0]!r}: write them as 2024-12-31"
         )
     return fitting[0] if fitting else None
+
+
+def _most_parsed(column: pl.Series, forms: list[Stamps]) -> list[Stamps]:
+    """The forms that read the most texts; none if they read less than half."""
+    counts = [len(column) - _parse(column, form).null_count() for form in forms]
+    most = max(counts)
+    return [
+        form for form, count in zip(forms, counts, strict=True) if count == most > len(column) / 2
+    ]
 
 
 def _parse(column: pl.Series, form: Stamps) -> pl.Series:
@@ -148,21 +165,3 @@ def _offset(suffix: pl.Series) -> pl.Series:
     minutes = parts.str.slice(1, 2).cast(pl.Int64) * 60 + parts.str.slice(3, 2).cast(pl.Int64)
     sign = 1 - 2 * parts.str.starts_with("-").cast(pl.Int64)
     return (minutes * sign * 60 * 10**6).cast(pl.Duration("us"))
-
-
-def _unreadable(column: pl.Series) -> str:
-    """Which row keeps a column from being read as stamps."""
-    if column.dtype != pl.String:
-        return f"expected time stamps in column {column.name!r}, got {column.dtype}"
-    found = None
-    for form in [Stamps(TEXT, column.dtype, each) for each in FORMATS]:
-        for each in (form, dataclasses.replace(form, offsets=True)):
-            failed = _parse(column, each).is_null()
-            if found is None or failed.sum() < found.sum():
-                found = failed
-    assert found is not None
-    row = found.arg_max() or 0
-    return (
-        f"expected a time stamp such as 2024-12-31 23:00 in row {row + 1}, column "
-        f"{column.name!r}, got {column[row]!r}: write all stamps in one form"
-    )

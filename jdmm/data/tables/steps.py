@@ -60,15 +60,14 @@ class Step:
     def of_times(cls, differences: Times) -> "Step":
         """The commonest of positive differences between stamps.
 
-        Differences of whole months in days are a step of months.
+        Different ones of 28 to 31 days are a step of a month.
         """
         values, counts = np.unique(differences, return_counts=True)
         commonest = values[counts.argmax()]
         if values.dtype.kind == "f":
             return cls(int(commonest) if commonest == int(commonest) else float(commonest))
-        days = values / MICROSECONDS["d"]
-        whole_months = np.isin(days, (28, 29, 30, 31))
-        if counts[whole_months].sum() > 0.5 * counts.sum():
+        months = np.isin(values, [days * MICROSECONDS["d"] for days in (28, 29, 30, 31)])
+        if months.sum() > 1 and counts[months].sum() > 0.5 * counts.sum():
             return cls(1, MONTH)
         for unit, length in reversed(MICROSECONDS.items()):
             if commonest % length == 0:
