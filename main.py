@@ -1,6 +1,8 @@
 """Trains, evaluates, samples from and infers with multimodal deep Markov models.
 
 python main.py --config=configs/spirals.py [--config.epochs=50] [--workdir=runs/spirals]
+python main.py --config=configs/files.py --config.data.path=air.csv --workdir=runs/air
+python main.py --mode=infer --workdir=runs/air --input=air.csv --output=filled.csv --after=24
 """
 
 from pathlib import Path
@@ -9,6 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from jdmm import compiling
+from jdmm.data.tables.reading import is_table
+from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
 from jdmm.experiments import command, report, run
 from jdmm.training import parallel
@@ -31,8 +35,13 @@ _COUNT = flags.DEFINE_integer("count", 16, "sample: number of series.")
 _STEPS = flags.DEFINE_integer("steps", 100, "sample: time steps of each series.")
 _REVERSE = flags.DEFINE_bool("reverse", False, "sample: start at the last step.")
 _SEED = flags.DEFINE_integer("seed", 0, "sample, infer: seed of the random numbers.")
-_INPUT = flags.DEFINE_string("input", None, "infer: .npz file of series with NaN or masks.")
-_OUTPUT = flags.DEFINE_string("output", None, "sample, infer: .npz file to write.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "infer: .npz file of series with NaN or masks, or a table (CSV, Parquet)."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "sample, infer: .npz file to write; infer of a table: .csv or .parquet."
+)
+_LEVELS = flags.DEFINE_list("levels", None, "infer of a table: levels of the intervals [0.95].")
 _BEFORE = flags.DEFINE_integer(
     "before", 0, "infer: steps to extrapolate before the first.", lower_bound=0
 )
@@ -65,10 +74,26 @@ def main(arguments: list[str]) -> None:
         )
     else:
         if not _INPUT.value or not _OUTPUT.value:
-            raise InputError("expected --input=FILE.npz and --output=FILE.npz to infer")
-        run.infer_file(
-            workdir, _INPUT.value, _OUTPUT.value, _BEFORE.value, _AFTER.value, _SEED.value
-        )
+            raise InputError(
+                "expected --input=FILE and --output=FILE to infer, both .npz or tables"
+            )
+        how = (workdir, _INPUT.value, _OUTPUT.value, _BEFORE.value, _AFTER.value, _SEED.value)
+        if is_table(_OUTPUT.value):
+            table = run.infer_table(*how, levels=_levels())
+            print("\n".join(table.account.lines()), f"\n{_OUTPUT.value}")
+        elif _LEVELS.value is not None:
+            raise InputError("expected --levels with an --output that is a table only")
+        else:
+            run.infer_file(*how)
+
+
+def _levels() -> tuple[float, ...]:
+    """--levels as numbers."""
+    given = _LEVELS.value
+    try:
+        return LEVELS if given is None else tuple(map(float, given))
+    except ValueError:
+        raise InputError(f"expected --levels such as 0.5,0.95, got {given}") from None
 
 
 def _workdir() -> str:

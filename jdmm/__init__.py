@@ -27,6 +27,8 @@ from jdmm.data.prepare import (
     windows,
 )
 from jdmm.data.scaling import Standardise
+from jdmm.data.tables.schema import Column, Schema
+from jdmm.data.tables.table import Table, read_table, write_table
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.evaluation.calibration import calibrate
 from jdmm.evaluation.importance import log_likelihood_bounds
@@ -87,6 +89,7 @@ __all__ = [
     "Bernoulli",
     "Calibration",
     "Categorical",
+    "Column",
     "Deletions",
     "Devices",
     "DivergenceError",
@@ -112,12 +115,14 @@ __all__ = [
     "Poisson",
     "Prediction",
     "Quadrature",
+    "Schema",
     "SelfFittingModel",
     "Series",
     "SigmaPointSSM",
     "Standardise",
     "StructuredInference",
     "StudentT",
+    "Table",
     "TrainSettings",
     "Windows",
     "calibrate",
@@ -138,10 +143,12 @@ __all__ = [
     "predict_all",
     "prior_sample_paths",
     "register_likelihood",
+    "read_table",
     "save",
     "series_from_arrays",
     "smooth_marginals",
     "split",
     "static_covariates",
     "windows",
+    "write_table",
 ]

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -105,6 +106,28 @@ class Dataset(abc.ABC):
     def tasks(self) -> Mapping[str, Task]:
         """Name -> task. Add new ones at the end: random numbers follow a task's place."""
         return STANDARD_TASKS
+
+    @property
+    def scored(self) -> tuple[Modality, ...]:
+        """The modalities whose predictions are scored: all, unless some are always known."""
+        return self.modalities
+
+    def in_workdir(self, workdir: Path) -> "Dataset":
+        """The data set with what an earlier run kept of it in a work directory.
+
+        Raises:
+            InputError: if this cannot be read, or is of other data.
+        """
+        del workdir
+        return self
+
+    def keep(self, workdir: Path) -> None:
+        """Writes into a work directory what models of the data need in use, if anything."""
+        del workdir
+
+    def describe(self) -> list[str]:
+        """Lines for a user who trains a model, such as what was read; none by default."""
+        return []
 
     @abc.abstractmethod
     def load(self) -> dict[str, Split]:

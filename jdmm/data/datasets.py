@@ -2,9 +2,11 @@
 
 from jdmm.data.base import Dataset
 from jdmm.data.spirals import Spirals
+from jdmm.data.tables.files import Files
 from jdmm.data.weizmann import Weizmann
 
 DATASETS: dict[str, type[Dataset]] = {
     "spirals": Spirals,
     "weizmann": Weizmann,
+    "files": Files,
 }

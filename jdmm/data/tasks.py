@@ -1,6 +1,7 @@
 """Inference tasks: what a model is shown of complete series, and has to predict the rest of.
 
-The tasks are those of Tan et al. 2020, section 7 of the supplement.
+The tasks are those of Tan et al. 2020, section 7 of the supplement, and those of tables, which hide
+single features.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from jdmm.series import Series
 
 Keep = dict[str, jax.Array]
 Task = Callable[[jax.Array, Series], Keep]
-"""``(key, series)`` -> modality -> mask ``(batch, time, 1)`` of the values that are shown."""
+"""``(key, series)`` -> modality -> mask of the values that are shown, ``(batch, time, 1)`` or
+``(batch, time, feature)``."""
 
 
 def reconstruction(key: jax.Array, series: Series) -> Keep:
@@ -76,6 +78,66 @@ def conditional_generation(given: Sequence[str], shown: float = 0.25) -> Task:
     return generation
 
 
+def fill_values(fraction: float, known: Sequence[str] = ()) -> Task:
+    """A task that hides single values of each series, chosen at random over all features.
+
+    Args:
+        fraction: of the observed values of each modality that is hidden.
+        known: modalities that are shown.
+    """
+
+    def fill(key: jax.Array, series: Series) -> Keep:
+        def keep(orders: jax.Array, observed: jax.Array) -> jax.Array:
+            return corruption.scattered_values(orders, observed, fraction)
+
+        return _each_feature(key, series, series.num_steps, keep, known)
+
+    return fill
+
+
+def fill_blocks(fraction: float, steps: int, known: Sequence[str] = ()) -> Task:
+    """A task that hides blocks of consecutive steps of single features, chosen at random.
+
+    Args:
+        fraction: of the blocks of each feature that is hidden, rounded to whole blocks, and at
+            least one.
+        steps: of a block. The last block of a series may be shorter.
+        known: modalities that are shown.
+    """
+
+    def fill(key: jax.Array, series: Series) -> Keep:
+        count = -(-series.num_steps // steps)
+        own = -(-series.lengths // steps)
+        hidden = jnp.maximum(jnp.round(fraction * own), 1)[:, None, None]
+        block = jnp.arange(series.num_steps) // steps
+        outside = (jnp.arange(count)[None] >= own[:, None])[..., None]
+
+        def keep(orders: jax.Array, observed: jax.Array) -> jax.Array:
+            del observed
+            rank = jnp.argsort(jnp.argsort(jnp.where(outside, jnp.inf, orders), 1), 1)
+            return (rank >= hidden)[:, block]
+
+        return _each_feature(key, series, count, keep, known)
+
+    return fill
+
+
+def forecast(shown: float, known: Sequence[str] = ()) -> Task:
+    """A task that shows the first part of the steps, and of the modalities `known` all.
+
+    Args:
+        shown: fraction of the steps.
+        known: modalities that are shown.
+    """
+
+    def forward(key: jax.Array, series: Series) -> Keep:
+        del key
+        part = corruption.segment(series, 0.0, shown)
+        return {name: part | (name in known) for name in series.values}
+
+    return forward
+
+
 STANDARD_TASKS: Mapping[str, Task] = {
     task.__name__: task
     for task in (
@@ -104,6 +166,29 @@ def show(tasks: Mapping[str, Task], names: Sequence[str], series: Series, key: j
 
 def _all_modalities(series: Series, keep: jax.Array) -> Keep:
     return {name: keep for name in series.values}
+
+
+def _each_feature(
+    key: jax.Array,
+    series: Series,
+    count: int,
+    keep: Callable[[jax.Array, jax.Array], jax.Array],
+    known: Sequence[str],
+) -> Keep:
+    """Masks from `count` uniform numbers of each feature, ``(batch, count, feature)``, and masks.
+
+    Modalities that are `known` are shown.
+    """
+    masks = {}
+    for place, name in enumerate(sorted(series.values)):
+        observed = series.observed[name]
+        if name in known:
+            masks[name] = jnp.ones(observed.shape, bool)
+            continue
+        own, features = jax.random.fold_in(key, place), observed.shape[-1]
+        orders = corruption.uniform(own, series, count * features)
+        masks[name] = keep(orders.reshape(series.batch, count, features), observed)
+    return masks
 
 
 def _random_orders(key: jax.Array, series: Series) -> dict[str, jax.Array]:

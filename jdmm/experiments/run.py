@@ -10,6 +10,7 @@ In a job of several processes all train, and the first one reads checkpoints and
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ import numpy as np
 
 from jdmm.data.base import SPLITS
 from jdmm.data.npz import read_npz, write_npz
+from jdmm.data.tables.files import Files
+from jdmm.data.tables.table import Table, check_output, read_table, write_table
+from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
-from jdmm.evaluation.prediction import Prediction, predict_all
+from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, predict_all
 from jdmm.experiments import settings
 from jdmm.experiments.evaluate import calibrated, evaluate
 from jdmm.experiments.settings import Config, Experiment
+from jdmm.experiments.tables import MAX_FIGURES, SPAN, figure_of, predicted_columns
 from jdmm.experiments.train import Trained, restore, seed_dirs, train
 from jdmm.models.base import Model, Variables
 from jdmm.plotting import style
@@ -51,8 +56,11 @@ def train_and_evaluate(
         Interrupted: after SIGTERM, once a checkpoint is written.
         PeerLost: if another process of the job is gone.
     """
-    experiment = settings.build(config)
+    experiment = settings.build(config, Path(workdir))
     data = experiment.load()
+    if parallel.is_primary():
+        for line in experiment.dataset.describe():
+            print(line)
     trained = train(experiment, Path(workdir), data, devices)
     if not parallel.is_primary():
         return {}
@@ -124,12 +132,13 @@ def infer_file(
         InputError: for a bad file, negative numbers, or a directory without a finished checkpoint.
     """
     experiment = _load_experiment(workdir)
+    if isinstance(experiment.dataset, Files):
+        raise InputError(
+            f"expected an --output that ends with .csv or .parquet for a model of a table, got "
+            f"{os.fspath(output)}"
+        )
     series = read_npz(source, experiment.model.modalities).pad(before, after)
-    trained = restore(experiment, Path(workdir))
-    row = _best_row(trained)
-    variables = trained.of_seed(row)
-    directory = seed_dirs(experiment.seeds, Path(workdir))[experiment.seeds[row]]
-    validation = experiment.load()["validation"]
+    variables, calibration = _best(experiment, Path(workdir))
     prediction = predict_all(
         experiment.model,
         variables,
@@ -137,7 +146,7 @@ def infer_file(
         jax.random.key(seed),
         experiment.evaluation.draws,
         batch_size=experiment.evaluation.batch_size,
-        calibration=calibrated(experiment, directory, variables, validation),
+        calibration=calibration,
     )
     arrays = {
         f"{name}_{kind}": array
@@ -148,11 +157,87 @@ def infer_file(
     return prediction
 
 
+def infer_table(
+    workdir: PathLike,
+    source: PathLike,
+    output: PathLike,
+    before: int = 0,
+    after: int = 0,
+    seed: int = 0,
+    levels: Sequence[float] = LEVELS,
+) -> Table:
+    """Fills a table, and writes it with predictions of every value as CSV or Parquet.
+
+    `Table.to_frame` says what the output holds. Long series are predicted in windows of the data
+    set's length, each shown one more window on both sides. Figures of the first 12 series go to
+    `figures/` in the work directory.
+
+    Args:
+        workdir: of a run with the data set "files".
+        source: the table, with the columns of the one that the model was trained on.
+        output: the file to write.
+        before: steps to extrapolate before the first one of each series.
+        after: steps to extrapolate after the last one.
+        seed: of all random numbers.
+        levels: of the intervals.
+
+    Returns:
+        The table that was read.
+
+    Raises:
+        InputError: for a bad file, negative numbers, impossible levels, or a directory without a
+            finished checkpoint.
+    """
+    workdir = Path(workdir)
+    experiment = _load_experiment(workdir)
+    dataset = experiment.dataset
+    if not isinstance(dataset, Files):
+        raise InputError(
+            f"expected a work directory of a table to write {os.fspath(output)}, got one of "
+            "another data set: give an --output that ends with .npz"
+        )
+    check_output(output)
+    table = read_table(source, dataset.fitted_schema).extend(before, after)
+    table.check_output(levels)
+    variables, calibration = _best(experiment, workdir)
+    found = predicted_columns(
+        experiment.model,
+        variables,
+        table,
+        dataset.window,
+        jax.random.key(seed),
+        experiment.evaluation.draws,
+        max(experiment.evaluation.batch_size // SPAN, 1),  # as many steps as in evaluation
+        calibration,
+        levels,
+    )
+    figures = [
+        figure_of(table, row, found, levels) for row in range(min(len(table.names), MAX_FIGURES))
+    ]
+    write_table(output, table.fill(found, levels))
+    for row, figure in enumerate(figures):
+        name = "filled" if len(table.names) == 1 else f"filled-{row}"
+        style.save(figure, workdir / "figures" / f"{name}.png")
+    return table
+
+
+def _best(experiment: Experiment, workdir: Path) -> tuple[Variables, Calibration]:
+    """The variables of the best seed, and the scales of their intervals."""
+    trained = restore(experiment, workdir)
+    row = _best_row(trained)
+    variables = trained.of_seed(row)
+    directory = seed_dirs(experiment.seeds, workdir)[experiment.seeds[row]]
+    if not experiment.evaluation.calibrate:
+        return variables, UNCALIBRATED
+    validation = experiment.load()["validation"]
+    return variables, calibrated(experiment, directory, variables, validation)
+
+
 def _load_experiment(workdir: PathLike) -> Experiment:
     path = Path(workdir) / "config.json"
     config = settings.load_config(path)
     try:
-        return settings.build(config)
+        return settings.build(config, Path(workdir))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -125,8 +125,14 @@ class Experiment:
         return {name: splits[name] for name in SPLITS}
 
 
-def build(config: Config) -> Experiment:
-    """Checks a configuration and makes what it describes. Reads no data and writes nothing.
+def build(config: Config, workdir: Path | None = None) -> Experiment:
+    """Checks a configuration and makes what it describes. Writes nothing.
+
+    It reads data only where they decide the modalities.
+
+    Args:
+        config: the configuration.
+        workdir: where an earlier run may have kept what it knows of the data.
 
     Raises:
         InputError: for a missing, unknown or unused field, one of another type, or an impossible
@@ -134,6 +140,7 @@ def build(config: Config) -> Experiment:
     """
     _require(config, PROGRAM_FIELDS)
     dataset, withheld = _build_dataset(config)
+    dataset = dataset if workdir is None else dataset.in_workdir(workdir)
     model, sections = _build_model(config, dataset)
     evaluation = from_fields(EvalSettings, "eval", _section(config, "eval"))
     evaluation.check(dataset, model)

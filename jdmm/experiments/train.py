@@ -156,6 +156,7 @@ def _claim(experiment: Experiment, workdir: Path) -> None:
                 f"expected a work directory of this configuration, got {workdir} "
                 f"where {other}: give another --workdir"
             )
+        experiment.dataset.keep(workdir)
     except OSError as error:
         raise InputError(
             f"expected a work directory that can be written, got {workdir} ({error.strerror})"

@@ -22,6 +22,9 @@ SD_FLOOR = 1e-3
 BISECTIONS = 64
 """Halvings of the interval in which a quantile lies: more than float64 has digits."""
 
+VARIANCE_FLOOR = SD_FLOOR**2
+"""Least conditional variance of classes: the square root of 0 has no derivative."""
+
 Raw = tuple[jax.Array, ...]
 
 

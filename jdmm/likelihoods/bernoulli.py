@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jdmm.likelihoods.base import Likelihood, Raw
+from jdmm.likelihoods.base import VARIANCE_FLOOR, Likelihood, Raw
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Bernoulli(Likelihood):
         return (level > jax.nn.sigmoid(-raw[0])).astype(raw[0].dtype)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
-        """P and p (1 - p)."""
+        """P and p (1 - p), at least `VARIANCE_FLOOR`."""
         p = self.mean(raw)
-        return p, p * (1 - p)
+        return p, jnp.maximum(p * (1 - p), VARIANCE_FLOOR)
 
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample, 0.0 or 1.0."""

@@ -8,7 +8,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jdmm.errors import InputError
-from jdmm.likelihoods.base import Likelihood, Raw
+from jdmm.likelihoods.base import VARIANCE_FLOOR, Likelihood, Raw
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,13 @@ class Categorical(Likelihood):
         return onehot.reshape(*value.shape[:-1], -1)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
-        """P and p (1 - p) of each class but the last, without their covariances."""
+        """P and p (1 - p) of each class but the last, without their covariances.
+
+        Variances have the floor `VARIANCE_FLOOR`.
+        """
         p = self.probabilities(raw)[..., :-1]
         p = p.reshape(*p.shape[:-2], -1)
-        return p, p * (1 - p)
+        return p, jnp.maximum(p * (1 - p), VARIANCE_FLOOR)
 
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample."""

@@ -173,7 +173,10 @@ def test_a_study_summarises_it(finished):
     [
         ({"noises": 1.0}, "expected data fields among count, noise, got 'noises'"),
         ({"count": 2.5}, "expected data.count to be a whole number, got 2.5"),
-        ({"name": "sensor"}, "expected data.name among spirals, weizmann, sensors, got 'sensor'"),
+        (
+            {"name": "sensor"},
+            "expected data.name among spirals, weizmann, files, sensors, got 'sensor'",
+        ),
     ],
 )
 def test_mistakes_in_its_section(changes, message):

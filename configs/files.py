@@ -1,0 +1,85 @@
+"""Your own incomplete table: a CSV, Parquet or NPZ file of one or more time series.
+
+    python main.py --config=configs/files.py --config.data.path=air.csv --workdir=runs/air
+    python main.py --config=configs/files.py:linear ...       # a linear Gaussian model, by EM
+    python main.py --config=configs/files.py:interpolate ...  # a baseline: lines between values
+    python main.py --config=configs/files.py:smoke ...        # the first one, small, in seconds
+
+The table stays as it is: what its columns are is guessed, printed and written to schema.json in the
+work directory. To change it, edit a copy and give that as --config.data.schema. The presets linear
+and interpolate take tables of numbers only. docs/your_data.md has more.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import spirals
+from jdmm import Deletions, SigmaPointSSM, TrainSettings
+from jdmm.data.tables.files import Files
+
+FITTED = {
+    "linear": {"name": "linear_gaussian", "latent": 8, "iterations": 50},
+    "interpolate": {"name": "baseline", "kind": "interpolate"},
+}
+"""Preset -> all of its model."""
+
+PRESETS = ("best", "smoke", *FITTED)
+
+
+def get_config(preset: str = "best") -> ConfigDict:
+    """The configuration; `preset` is one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
+    config: Any = ConfigDict()
+    config.seed = 0
+    config.seeds = 1  # so many models at once, of seeds from `seed` on
+
+    config.data = ConfigDict({"name": "files", **dataclasses.asdict(Files())})
+    config.data.withheld = ConfigDict({"uniform": 0.0, "burst": 0.0, "modality": 0.0})
+
+    config.eval = ConfigDict()
+    config.eval.tasks = ("fill_10", "fill_50", "fill_blocks", "forecast")
+    config.eval.select = "loss"  # epochs by the likelihood of the validation part
+    config.eval.draws = 100  # posterior samples; 95 % intervals need 39
+    config.eval.calibrate = False  # intervals, on the validation part
+    config.eval.importance = ()  # samples of the log-likelihood bounds; () for none
+    config.eval.batch_size = 50  # windows at a time, also in inference: they decide the memory
+    config.eval.seed = 0  # of what the tasks hide, and of all samples
+
+    if preset in FITTED:
+        config.model = ConfigDict(FITTED[preset])
+        for field in ("importance", "select"):
+            del config.eval[field]
+        return config
+
+    model = SigmaPointSSM
+    config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
+    config.model.emission = model.emission  # "linear" or "mlp"
+    config.inference = ConfigDict()
+    spirals.quadratures(config, model)
+    config.inference.iterations = 0  # of posterior linearisation; linear emissions need none
+    config.inference.tolerance = model.tolerance
+    config.loss = ConfigDict({"objective": model.objective})
+    config.loss.decoded_samples = model.decoded_samples
+    spirals.training(
+        config,
+        TrainSettings(
+            epochs=60,  # of a table of 10,000 rows; fewer do for more rows
+            batch_size=10,
+            learning_rate=0.02,
+            weight_decay=0.0,
+            beta_rise=0.0,
+            beta_peak=1.0,
+            beta_final=1.0,
+            validate_every=5,
+            deletions=Deletions.none(),  # the likelihood needs no hidden values to learn from
+        ),
+    )
+    if preset == "smoke":
+        config.model.latent = 3
+        config.epochs = 2
+        config.train.validate_every = 1
+        config.eval.draws = 10
+    return config

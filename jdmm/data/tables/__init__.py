@@ -1,0 +1,1 @@
+"""Tables of users: read, put on a regular grid of time, and written back with what was missing."""

@@ -1,0 +1,113 @@
+"""Predictions of scaled series as columns in the units of the table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jdmm.data.tables.schema import Column, Schema
+from jdmm.errors import InputError
+
+LEVELS = (0.95,)
+"""Levels of the central intervals, unless the caller asks for others."""
+
+
+def suffixes(column: Column, levels: Sequence[float]) -> list[str]:
+    """What the names of the columns of predictions add to the name of a column.
+
+    Raises:
+        InputError: for a level that is not between 0 and 1, or given twice.
+    """
+    for level in levels:
+        if not 0 < level < 1:
+            raise InputError(f"expected levels between 0 and 1, such as 0.95, got {level}")
+        if list(levels).count(level) > 1:
+            raise InputError(f"expected different levels, got {level} twice")
+    if column.likelihood == "categorical":
+        return ["_mode", "_probability"]
+    if column.likelihood == "bernoulli":
+        return ["_mean"]
+    bounds = (f"_{end}_{100 * level:g}" for level in levels for end in ("lower", "upper"))
+    return ["_mean", "_median", *bounds]
+
+
+def fill_suffix(column: Column) -> str:
+    """Which of the columns of predictions fills what is missing."""
+    if column.likelihood == "categorical":
+        return "_mode"
+    return "_median" if column.transform == "log" else "_mean"
+
+
+def summarise(
+    schema: Schema, prediction: Any, levels: Sequence[float] = LEVELS
+) -> dict[str, np.ndarray]:
+    """The columns of predictions, each ``(series, step)`` float64; numbers of categories as modes.
+
+    Quantiles are those of the samples, the i-th of n being that of level i / (n + 1), and pass
+    through the transform. The mean of a column with transform "log" is that of its own samples.
+
+    Args:
+        schema: with mean and sd.
+        prediction: has `expected`, `probabilities` and `samples`, as `jdmm.Prediction`.
+        levels: of the central intervals.
+
+    Raises:
+        InputError: for a prediction without samples, or an impossible level.
+    """
+    found: dict[str, np.ndarray] = {}
+    for modality in schema.groups:
+        if modality not in {**prediction.expected, **prediction.probabilities}:
+            raise InputError(
+                f"expected a prediction of modality {modality!r} with samples, got none: fit a "
+                "model of table.schema.modalities, and predict with return_samples=True"
+            )
+    for modality, columns in schema.groups.items():
+        for place, name in enumerate(columns):
+            column = schema.columns[name]
+            names = [name + suffix for suffix in suffixes(column, levels)]
+            if column.likelihood == "categorical":
+                probabilities = np.asarray(prediction.probabilities[modality], np.float64)[
+                    ..., 0, :
+                ]
+                arrays = [probabilities.argmax(-1).astype(np.float64), probabilities.max(-1)]
+            elif column.likelihood == "bernoulli":
+                arrays = [np.asarray(prediction.expected[modality], np.float64)[..., place]]
+            else:
+                arrays = _numbers(column, prediction, modality, place, levels)
+            found |= dict(zip(names, arrays, strict=True))
+    return found
+
+
+def _numbers(
+    column: Column, prediction: Any, modality: str, place: int, levels: Sequence[float]
+) -> list[np.ndarray]:
+    """Mean, median and bounds."""
+    if modality not in prediction.samples:
+        raise InputError(
+            "expected a prediction with samples, got one without: predict with return_samples=True"
+        )
+    samples = np.asarray(prediction.samples[modality])[..., place]
+    tails = [0.5, *(tail for level in levels for tail in ((1 - level) / 2, (1 + level) / 2))]
+    ranked = np.sort(samples, 0)
+    quantiles = [_own(column, _quantile(ranked, tail)) for tail in tails]
+    if column.transform == "log":
+        mean = _own(column, samples).mean(0)
+    else:
+        mean = _own(column, np.asarray(prediction.expected[modality])[..., place])
+    return [mean, *quantiles]
+
+
+def _quantile(ranked: np.ndarray, level: float) -> np.ndarray:
+    """A quantile of sorted samples ``(sample, ...)``, as `jdmm.evaluation.prediction` has it."""
+    count = len(ranked)
+    place = min(max(level * (count + 1) - 1, 0.0), count - 1.0)
+    below = int(place)
+    first, second = ranked[below], ranked[min(below + 1, count - 1)]
+    return first + np.float32(place - below) * (second - first)
+
+
+def _own(column: Column, values: np.ndarray) -> np.ndarray:
+    """Scaled values in the units of the table, float64."""
+    mean, sd = column.scale
+    values = mean + sd * values.astype(np.float64)
+    return np.exp(values) if column.transform == "log" else values
