@@ -29,6 +29,10 @@ import jdmm
 from jdmm import Deletions, Modality, Series, TrainSettings
 
 NAME = "air"
+SKEWED = (0, 1, 2, 3, 4, 5, 9, 10)
+"""Channels that are positive and skewed: pollutants, rain and wind."""
+OFFSET = 0.1
+"""Added before logarithms are taken, in units of the sd of a column."""
 PATTERNS: dict[str, dict[str, Any]] = {
     "point10": {"fraction": 0.1},
     "point50": {"fraction": 0.5},
@@ -47,6 +51,32 @@ def load(path: Path, hours: int) -> dict[str, Series]:
     parts = jdmm.split(windows, (0.6, 0.2, 0.2))
     scaling = jdmm.Standardise.fit(parts[0])
     return dict(zip(PARTS, map(scaling.apply, parts), strict=True))
+
+
+class Logarithms:
+    """log(x + OFFSET) of the skewed channels, x being 0 at the least training value."""
+
+    def __init__(self, train: Series, channels: int) -> None:
+        """Fits the least values, and the scale of the logarithms."""
+        known = np.where(train.observed[NAME], train.values[NAME], np.nan)
+        self.least = np.nanmin(known, (0, 1))
+        self.skewed = np.isin(np.arange(len(self.least)) % channels, SKEWED)
+        self.scaling = jdmm.Standardise.fit(self._logs(train))
+
+    def _logs(self, series: Series) -> Series:
+        value = series.values[NAME]
+        positive = np.maximum(value - self.least, 0) + OFFSET
+        logs = np.where(self.skewed, np.log(positive), value)
+        return series.replace(values={NAME: np.where(series.observed[NAME], logs, 0)})
+
+    def apply(self, series: Series) -> Series:
+        """The standardised logarithms."""
+        return self.scaling.apply(self._logs(series))
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        """Values ``(..., column)`` in standardised units, from logarithms."""
+        logs = np.asarray(self.scaling.undo({NAME: values})[NAME], np.float32)
+        return np.where(self.skewed, np.exp(logs) - OFFSET + self.least, logs)
 
 
 def write_masks(path: Path, whole: dict[str, Series], hidden: dict[str, Series]) -> None:
@@ -103,6 +133,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
     parser.add_argument("--residual", action="store_true", help="of each feature, in sigma_point")
+    parser.add_argument("--logarithms", action="store_true", help="of the skewed channels")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()
@@ -117,6 +148,13 @@ def main() -> None:
         return write_masks(options.write_masks, whole, hidden)
 
     known = whole if options.complete else shown
+    targets, given = whole["test"], shown["test"]
+    logs = None
+    if options.logarithms:
+        channels = np.load(options.data)["x"].shape[-1]
+        logs = Logarithms(known["train"], channels)
+        known = {name: logs.apply(series) for name, series in known.items()}
+        targets, given = logs.apply(targets), logs.apply(given)
     began = time.process_time()
     fitted = train(options.method, known["train"], known["validation"], options)
     training = time.process_time() - began
@@ -124,13 +162,20 @@ def main() -> None:
         if "validation/score" in record:
             print({name: round(float(value), 4) for name, value in record.items()})
     began = time.process_time()
-    predicted = fitted.predict(shown["test"], targets=whole["test"])
+    predicted = fitted.predict(given, targets=targets, return_samples=logs is not None)
     inference = time.process_time() - began
     mask = hidden["test"].observed[NAME]
+    truth = whole["test"].values[NAME]
+    point, crps = predicted.mean[NAME], predicted.crps[NAME][mask]
+    if logs is not None:
+        # the median in units of the data; the CRPS is that of the samples there
+        point = logs.undo(point)
+        drawn = np.stack([logs.undo(own)[mask] for own in predicted.samples[NAME]])
+        crps, _ = air_quality_data.spread_scores(drawn, truth[mask])
     air_quality_data.print_scores(
         options.method,
-        (predicted.mean[NAME] - whole["test"].values[NAME])[mask],
-        predicted.crps[NAME][mask],
+        (point - truth)[mask],
+        crps,
         np.abs(predicted.pit[NAME][mask] - 0.5) <= 0.475,
         training,
         inference,

@@ -48,6 +48,24 @@ def read(path: Path) -> dict[str, Part]:
         return {name: Part(*(file[f"{name}_{field}"] for field in Part._fields)) for name in PARTS}
 
 
+def spread_scores(samples: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CRPS of each value, and whether its 95 % interval holds it, as `jdmm` computes them.
+
+    CRPS = E|x - value| - E|x - x'| / 2, unbiased. The i-th of n sorted samples is the quantile of
+    level i / (n + 1).
+
+    Args:
+        samples: ``(sample, value)``.
+        value: ``(value,)``.
+    """
+    samples = np.sort(samples, 0)
+    count = len(samples)
+    rank = 2 * np.arange(count)[:, None] - count + 1
+    crps = np.mean(np.abs(samples - value), 0) - np.sum(rank * samples, 0) / (count * (count - 1))
+    lower, upper = np.quantile(samples, (0.025, 0.975), axis=0, method="weibull")
+    return crps, (lower <= value) & (value <= upper)
+
+
 def print_scores(
     method: str,
     error: np.ndarray,

@@ -55,24 +55,6 @@ def network(method: str, shape: tuple[int, int], options: Any) -> Any:
     )
 
 
-def spread_scores(samples: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """CRPS of each value, and whether its 95 % interval holds it, as `jdmm` computes them.
-
-    CRPS = E|x - value| - E|x - x'| / 2, unbiased. The i-th of n sorted samples is the quantile of
-    level i / (n + 1).
-
-    Args:
-        samples: ``(sample, value)``.
-        value: ``(value,)``.
-    """
-    samples = np.sort(samples, 0)
-    count = len(samples)
-    rank = 2 * np.arange(count)[:, None] - count + 1
-    crps = np.mean(np.abs(samples - value), 0) - np.sum(rank * samples, 0) / (count * (count - 1))
-    lower, upper = np.quantile(samples, (0.025, 0.975), axis=0, method="weibull")
-    return crps, (lower <= value) & (value <= upper)
-
-
 def main() -> None:
     """Trains a method and prints its scores."""
     parser = argparse.ArgumentParser(description="Imputation of Beijing's air quality by PyPOTS.")
@@ -109,7 +91,9 @@ def main() -> None:
         samples = imputer.impute({"X": test.shown}, n_sampling_times=options.samples)
         samples = np.moveaxis(samples, 1, 0)
         point = samples.mean(0)
-        crps, covered = spread_scores(samples[:, test.hidden], test.values[test.hidden])
+        crps, covered = air_quality_data.spread_scores(
+            samples[:, test.hidden], test.values[test.hidden]
+        )
     else:
         point = imputer.impute({"X": test.shown})
     inference = time.process_time() - began

@@ -21,7 +21,7 @@ def load(monkeypatch):
 def test_spread_scores_are_those_of_jdmm(load):
     rng = np.random.default_rng(0)
     samples, value = rng.normal(size=(40, 500)), 1.5 * rng.normal(size=500)
-    crps, covered = load("air_quality_pypots").spread_scores(samples, value)
+    crps, covered = load("air_quality_data").spread_scores(samples, value)
     ordered = np.sort(samples, 0)
     np.testing.assert_allclose(crps, ranked_probability_score(ordered, value), atol=1e-5)
     pit = probability_integral_transform(ordered, value)
@@ -32,7 +32,7 @@ def test_spread_scores_are_those_of_jdmm(load):
 def test_spread_scores_of_normal_samples(load):
     value = np.linspace(-3, 3, 13)
     samples = np.random.default_rng(0).normal(size=(20_000, 1)) + np.zeros(13)
-    crps, covered = load("air_quality_pypots").spread_scores(samples, value)
+    crps, covered = load("air_quality_data").spread_scores(samples, value)
     expected = value * (2 * norm.cdf(value) - 1) + 2 * norm.pdf(value) - 1 / np.sqrt(np.pi)
     np.testing.assert_allclose(crps, expected, atol=0.03)
     np.testing.assert_array_equal(covered, np.abs(value) < 1.96)

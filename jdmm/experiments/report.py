@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # made at import
 
 from jdmm.data.base import Dataset, Outcome, Split
 from jdmm.evaluation import scores
@@ -66,9 +67,10 @@ SCORED = (
 def draw_figures(
     dataset: Dataset, workdir: Path, suffix: str, split: Split, outcomes: Outcomes
 ) -> list[str]:
-    """Draws figures into `workdir/figures` and into TensorBoard; returns their file names.
+    """Draws figures and animations into `workdir/figures` and TensorBoard.
 
-    Animations are written into `workdir/figures` too.
+    Returns:
+        The names of the files.
     """
     arrays = {task: _arrays(*each) for task, each in outcomes.items()}
     figures = dataset.draw(split, arrays)
@@ -78,19 +80,32 @@ def draw_figures(
     records = [record for record in records if record["start"] == records[-1]["start"]]
     if records:
         figures["learning_curves"] = _learning_curves(records)
+    animations = dataset.animate(split, arrays)
+    step = records[-1]["step"] if records else 0
     writer = SummaryWriter(str(workdir))
     for name, figure in figures.items():
         style.save(figure, workdir / "figures" / f"{name}{suffix}.png")
-        step = records[-1]["step"] if records else 0
         writer.add_figure(f"{name}{suffix}", figure, step, close=False)
-    writer.close()
-    animations = dataset.animate(split, arrays)
     for name, frames in animations.items():
-        storyboard.save_animation(frames, workdir / "figures" / f"{name}{suffix}.gif")
+        path = workdir / "figures" / f"{name}{suffix}.gif"
+        storyboard.save_animation(frames, path)
+        _log_animation(writer, f"{name}{suffix}", path, frames.shape[1:3], step)
+    writer.close()
     return [
         *(f"{name}{suffix}.png" for name in figures),
         *(f"{name}{suffix}.gif" for name in animations),
     ]
+
+
+def _log_animation(
+    writer: SummaryWriter, tag: str, path: Path, size: Sequence[int], step: int
+) -> None:
+    """Adds a GIF as it is: `SummaryWriter.add_video` would need another library to encode it."""
+    assert writer.file_writer is not None
+    content = path.read_bytes()
+    image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=content)
+    value = Summary.Value(tag=tag, image=image)
+    writer.file_writer.add_summary(Summary(value=[value]), step)
 
 
 def _arrays(prediction: Prediction, shown: Series) -> Outcome:

@@ -75,6 +75,8 @@ def test_a_small_run_scores_images_and_labels(finished):
         assert f"figures/{name}" in report and (workdir / "figures" / name).exists()
     with PIL.Image.open(workdir / "figures" / "forward_extrapolation_video.gif") as image:
         assert image.n_frames == 9
+    gif = (workdir / "figures" / "forward_extrapolation_video.gif").read_bytes()
+    assert any(gif in path.read_bytes() for path in workdir.glob("events.*"))  # TensorBoard
 
 
 def test_running_statistics_are_no_parameters(finished):
