@@ -123,6 +123,7 @@ def _sigma_point(config: Any) -> None:
     model = SigmaPointSSM
     config.model = ConfigDict({"name": "sigma_point", "latent": 7, "hidden": model.hidden})
     config.model.emission = model.emission  # "linear" or "mlp"
+    config.model.residual = model.residual  # of each feature, beside the state
 
     config.inference = ConfigDict()
     quadratures(config, model)
