@@ -27,6 +27,7 @@ from jdmm.data.prepare import (
     windows,
 )
 from jdmm.data.scaling import Standardise
+from jdmm.data.streaming import SeriesFile, SeriesSource, write_series
 from jdmm.errors import DivergenceError, InputError, Interrupted
 from jdmm.evaluation.calibration import calibrate
 from jdmm.evaluation.importance import log_likelihood_bounds
@@ -114,6 +115,8 @@ __all__ = [
     "Quadrature",
     "SelfFittingModel",
     "Series",
+    "SeriesFile",
+    "SeriesSource",
     "SigmaPointSSM",
     "Standardise",
     "StructuredInference",
@@ -144,4 +147,5 @@ __all__ = [
     "split",
     "static_covariates",
     "windows",
+    "write_series",
 ]
