@@ -30,6 +30,9 @@ from jdmm.training.progress import (
 from jdmm.training.schedule import Schedule, TrainSettings
 from jdmm.training.step import initialiser, make_train_step, over_seeds, stacked, unstacked
 
+QUEUED = 8
+"""Steps that may wait for the devices."""
+
 
 def check_training(
     model: GradientModel,
@@ -154,7 +157,8 @@ def run_epochs(
                 on_compile(cost)
             state, metrics = train_step(state, given, rows)
             measured.append(metrics)
-            if len(measured) > 4: jax.block_until_ready(measured[-4])
+            if len(measured) > QUEUED:  # a queued step holds its batch in memory
+                jax.block_until_ready(measured[-QUEUED])
             on_step()
             if interrupted(progress.steps + len(measured)):
                 break

@@ -203,8 +203,13 @@ def test_a_finished_run_is_only_evaluated_again(finished, data_dir):
         assert again[name] == results[name]
 
 
-def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_sigterm_saves_and_the_same_command_resumes(
+    finished, data_dir, tmp_path, monkeypatch, streamed
+):
+    """Streamed or not, with the results of a run that was not interrupted and not streamed."""
     _, results = finished
+    config = small_config(data_dir, **{"train.streamed": streamed})
     steps = []
 
     def kill_at_step_3():
@@ -214,8 +219,8 @@ def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path
 
     monkeypatch.setattr(train, "tqdm", lambda **_: Bar(kill_at_step_3))
     with pytest.raises(Interrupted, match="step 3"):
-        run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
-    resumed = run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
+        run.train_and_evaluate(config, tmp_path / "run")
+    resumed = run.train_and_evaluate(config, tmp_path / "run")
     assert resumed["params_sha256"] == results["params_sha256"]
     assert resumed["tasks"] == results["tasks"]
     ours, theirs = (
