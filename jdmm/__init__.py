@@ -27,6 +27,7 @@ from jdmm.data.prepare import (
     windows,
 )
 from jdmm.data.scaling import Standardise
+from jdmm.data.streaming import SeriesFile, SeriesSource, write_series
 from jdmm.data.tables.schema import Column, Schema
 from jdmm.data.tables.table import Table, read_table, write_table
 from jdmm.errors import DivergenceError, InputError, Interrupted
@@ -118,6 +119,8 @@ __all__ = [
     "Schema",
     "SelfFittingModel",
     "Series",
+    "SeriesFile",
+    "SeriesSource",
     "SigmaPointSSM",
     "Standardise",
     "StructuredInference",
@@ -150,5 +153,6 @@ __all__ = [
     "split",
     "static_covariates",
     "windows",
+    "write_series",
     "write_table",
 ]

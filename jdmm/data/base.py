@@ -84,8 +84,8 @@ class Dataset(abc.ABC):
     """A data set: its series, their modalities, the tasks on them, and how they are drawn.
 
     A subclass is a frozen dataclass. Its fields are those of the section `data` of a configuration,
-    and `jdmm.data.datasets` gives it a name. Series are arrays in memory; a source that streams
-    them would be another way to fill `Split.series`.
+    and `jdmm.data.datasets` gives it a name. Series are arrays in memory; with
+    `TrainSettings.streamed` the devices hold one batch at a time.
 
     Attributes:
         locations: fields that say where data are kept. They may change between two runs of the

@@ -212,7 +212,8 @@ def plain(config: Config) -> dict[str, Any]:
 def difference(ours: Experiment, theirs: Config) -> str | None:
     """The first field in which another configuration is not of the same experiment, in words."""
     left, right = (dict(flat(plain(config))) for config in (ours.config, theirs))
-    ignored = {f"data.{name}" for name in ours.dataset.locations}
+    # streaming changes no bit of the results
+    ignored = {"train.streamed", *(f"data.{name}" for name in ours.dataset.locations)}
     for name in sorted(set(left) | set(right)):
         if name not in ignored and left.get(name) != right.get(name):
             return f"{name} is {right.get(name)!r} there and {left.get(name)!r} here"

@@ -1,7 +1,7 @@
 """`fit`: training in one call, for every model."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from jdmm.data.corruption import Deletions
 from jdmm.data.modality import Modality
 from jdmm.data.scaling import Standardise, warn_unscaled
+from jdmm.data.streaming import Scaled, SeriesSource
 from jdmm.errors import InputError
 from jdmm.likelihoods import Mixed
 from jdmm.models.base import GradientModel, Model, SelfFittingModel
@@ -25,10 +26,13 @@ from jdmm.training.scoring import UserScore, held_out_scorer, user_scorer
 Record = dict[str, float]
 """Figures of one epoch of one seed, or of one iteration of a model that fits itself."""
 
+LOOKED_AT = 100
+"""Series of a source that are looked at for values that need scaling."""
+
 
 def fit(
     model: Model,
-    series: Series,
+    series: Series | SeriesSource,
     validation: Series | None = None,
     settings: TrainSettings | None = None,
     *,
@@ -52,7 +56,8 @@ def fit(
 
     Args:
         model: any model.
-        series: the training series.
+        series: the training series, or a source that they are streamed from, for example a
+            `SeriesFile`. Both give the same variables, bit for bit.
         validation: validation series. Early stopping, restarts and `score` need them.
         settings: how to train; by default `TrainSettings()`. `settings.patience` stops early.
         seed: of all random numbers.
@@ -65,7 +70,8 @@ def fit(
         devices: the devices that share each batch; by default one.
         scaling: True standardises the features of real numbers (`Likelihood.scalable`) by the
             training series, but images and those of a fixed sd; a `Standardise` is used as it is.
-            The fitted model keeps it.
+            The fitted model keeps it. A source needs a `Standardise`, for example one that was fit
+            to a part of it.
 
     Returns:
         The fitted model. Its history has one record per epoch: "epoch", "step", "seed", "start"
@@ -74,7 +80,7 @@ def fit(
 
     Raises:
         InputError: for series that disagree with the model, or arguments that cannot be used,
-            before anything is compiled.
+            before anything is compiled; the series of a source are checked when they are read.
         DivergenceError: if a loss or a score is not finite, naming the step.
     """
 
@@ -97,7 +103,7 @@ def fit(
 
 def fit_seeds(
     model: Model,
-    series: Series,
+    series: Series | SeriesSource,
     validation: Series | None = None,
     settings: TrainSettings | None = None,
     *,
@@ -134,7 +140,12 @@ def fit_seeds(
         raise InputError(f"expected seeds within 0..{2**32 - 1}, got {seeds}")
     if score is not None and validation is None:
         raise InputError("expected validation series for score, got none")
-    model.check(series)
+    if not isinstance(series, Series | SeriesSource):
+        raise InputError(
+            f"expected a Series or a SeriesSource, got {type(series).__name__}: build one with "
+            "series_from_arrays"
+        )
+    model.check(_part(series, 1))
     if validation is not None:
         model.check(validation)
     scaling = _scaling(model, series, scaling)
@@ -144,6 +155,11 @@ def fit_seeds(
 
     on_epoch = on_epoch or (lambda records: None)
     if isinstance(model, SelfFittingModel):
+        if isinstance(series, SeriesSource):
+            raise InputError(
+                f"expected a Series in memory for {type(model).__name__}, which fits itself, got a "
+                f"{type(series).__name__}: take a part of it"
+            )
         _refuse_training(model, settings, seeds, devices)
         scorer = _scorer(model, validation, score, Deletions())
         return [_fit_itself(model, series, scorer, on_epoch, progress_bar, scaling)]
@@ -160,7 +176,7 @@ def fit_seeds(
 
 def _train(
     model: GradientModel,
-    series: Series,
+    series: Series | SeriesSource,
     settings: TrainSettings,
     seeds: list[int],
     scorer: Scorer | None,
@@ -273,9 +289,11 @@ def _scorer(
 
 
 def _scaling(
-    model: Model, series: Series, scaling: Standardise | bool | None
+    model: Model, series: Series | SeriesSource, scaling: Standardise | bool | None
 ) -> Standardise | None:
     """The scaling to use; without one, large or small values give a warning.
+
+    Of a source, the first series are looked at.
 
     Images are left out: their pixels lie within 0 to 1. So are the other features of a modality of
     which some are scaled: they get mean 0 and sd 1.
@@ -284,10 +302,16 @@ def _scaling(
         return scaling
     real = {m.name: mask for m in model.modalities if (mask := _scalable(m)).any()}
     if not scaling:
-        seen = {name: np.asarray(series.observed[name]) & mask for name, mask in real.items()}
-        observed = {**series.observed, **seen}
-        warn_unscaled(Series(series.values, observed, series.lengths, series.index), list(real))
+        part = _part(series, LOOKED_AT)
+        seen = {name: np.asarray(part.observed[name]) & mask for name, mask in real.items()}
+        observed = {**part.observed, **seen}
+        warn_unscaled(Series(part.values, observed, part.lengths, part.index), list(real))
         return None
+    if isinstance(series, SeriesSource):
+        raise InputError(
+            "expected a Standardise as scaling of streamed series, got True: give "
+            "Standardise.fit(part) of a part that memory holds"
+        )
     found = Standardise.fit(series, list(real))
     return Standardise(
         {name: np.where(mask, found.mean[name], 0.0) for name, mask in real.items()},
@@ -302,10 +326,28 @@ def _scalable(modality: Modality) -> np.ndarray:
     return np.array([part.scalable and modality.image is None for part in parts])
 
 
-def _scaled(model: Model, series: Series, scaling: Standardise) -> Series:
+@overload
+def _scaled(model: Model, series: Series, scaling: Standardise) -> Series: ...
+@overload
+def _scaled(
+    model: Model, series: Series | SeriesSource, scaling: Standardise
+) -> Series | SeriesSource: ...
+def _scaled(
+    model: Model, series: Series | SeriesSource, scaling: Standardise
+) -> Series | SeriesSource:
+    """Scaled series, those of a source as they are read."""
+    if isinstance(series, SeriesSource):
+        return Scaled(series, scaling)
     scaled = scaling.apply(series)
     model.check(scaled)  # what is no real number has no business in a scaling
     return scaled
+
+
+def _part(series: Series | SeriesSource, count: int) -> Series:
+    """The series if they are in memory, or the first of a source."""
+    if isinstance(series, Series):
+        return series
+    return series.take(np.arange(min(count, series.batch)))
 
 
 def _bar(shown: bool | None, unit: str, total: int | None = None) -> tqdm:

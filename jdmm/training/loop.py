@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdmm.data.streaming import SeriesSource
 from jdmm.errors import InputError
 from jdmm.models.base import GradientModel
 from jdmm.series import Series
+from jdmm.training.batches import keep, stream
 from jdmm.training.parallel import Devices, StepCost
 from jdmm.training.progress import (
     Progress,
@@ -28,10 +30,13 @@ from jdmm.training.progress import (
 from jdmm.training.schedule import Schedule, TrainSettings
 from jdmm.training.step import initialiser, make_train_step, over_seeds, stacked, unstacked
 
+QUEUED = 8
+"""Steps that may wait for the devices."""
+
 
 def check_training(
     model: GradientModel,
-    series: Series,
+    series: Series | SeriesSource,
     settings: TrainSettings,
     devices: Devices,
     validated: bool = True,
@@ -48,10 +53,11 @@ def check_training(
     Raises:
         InputError: for series that disagree with the model or the deletions, a batch that is larger
             than the training set or cannot be divided among the devices, or settings that need
-            validation series.
+            validation series. Of a source, only the first series is checked.
     """
-    model.check(series)
-    settings.deletions.check(series)
+    known = series if isinstance(series, Series) else series.take(np.arange(1))
+    model.check(known)
+    settings.deletions.check(known)
     if settings.batch_size > series.batch:
         raise InputError(
             f"expected batch_size of at most the {series.batch} training series, "
@@ -66,7 +72,10 @@ def check_training(
 
 
 def initial_progress(
-    model: GradientModel, series: Series, settings: TrainSettings, seeds: Sequence[int]
+    model: GradientModel,
+    series: Series | SeriesSource,
+    settings: TrainSettings,
+    seeds: Sequence[int],
 ) -> Progress:
     """The progress before the first step."""
     state = initialiser(model, series, settings)(np.array(seeds), 0)
@@ -86,7 +95,7 @@ def initial_progress(
 
 def run_epochs(
     model: GradientModel,
-    series: Series,
+    series: Series | SeriesSource,
     settings: TrainSettings,
     progress: Progress,
     score: Scorer | None = None,
@@ -99,7 +108,7 @@ def run_epochs(
 
     Args:
         model: is trained.
-        series: the training series.
+        series: the training series. Those of a source are read batch by batch, in the background.
         settings: how to train.
         progress: from `initial_progress` or a checkpoint; updated in place. Its state holds the
             seeds.
@@ -115,13 +124,17 @@ def run_epochs(
         DivergenceError: if a metric is not finite, naming it and the step; `progress` stays as it
             was last yielded.
         InputError: for series or settings that cannot be trained with; see `check_training`.
+            Streamed series that the model cannot take are refused when they are read.
     """
     devices = devices or Devices.one()
     check_training(model, series, settings, devices, score is not None)
     schedule = Schedule(settings, series.batch)
     seeds = np.asarray(progress.state.seed).tolist()
     fresh = initialiser(model, series, settings)
-    on_devices = devices.replicate(series)
+    if isinstance(series, Series) and not settings.streamed:
+        feed = keep(series, devices)
+    else:
+        feed = stream(model, series, devices)
     train_step = None
     per_epoch = schedule.steps_per_epoch
     while True:
@@ -135,14 +148,17 @@ def run_epochs(
         starts = np.asarray(progress.state.start).tolist()
         each = [schedule.rows(*pair, epoch) for pair in zip(seeds, starts, strict=True)]
         batches = np.stack(each, 1)
-        if train_step is None:
-            step = over_seeds(make_train_step(model, schedule, devices.axis), devices.vectorised)
-            train_step, cost = devices.compile(step, state, on_devices, devices.shard(batches[0]))
-            on_compile(cost)
         measured = []
-        for rows in batches[done:]:
-            state, metrics = train_step(state, on_devices, devices.shard(rows))
+        for given, rows in feed(batches[done:]):
+            if train_step is None:
+                step = make_train_step(model, schedule, devices.axis)
+                step = over_seeds(step, devices.vectorised)
+                train_step, cost = devices.compile(step, state, given, rows)
+                on_compile(cost)
+            state, metrics = train_step(state, given, rows)
             measured.append(metrics)
+            if len(measured) > QUEUED:  # a queued step holds its batch in memory
+                jax.block_until_ready(measured[-QUEUED])
             on_step()
             if interrupted(progress.steps + len(measured)):
                 break

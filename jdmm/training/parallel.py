@@ -120,7 +120,8 @@ class Devices:
     ) -> tuple[Callable[..., Any], StepCost]:
         """Compiles ``step(state, series, rows) -> (state, metrics)`` for these shapes.
 
-        State and series come from `replicate`, rows from `shard`. A call consumes its state.
+        State comes from `replicate`, series from `replicate` or `place`, rows from `shard`. A call
+        consumes its state.
         """
         began = time.perf_counter()
         if self.axis is None:
@@ -154,11 +155,24 @@ class Devices:
 
     def shard(self, rows: np.ndarray) -> Any:
         """Divides rows ``(..., batch)`` of the global batch among the devices."""
+        return self.place(self.parts(rows))
+
+    def parts(self, rows: np.ndarray) -> np.ndarray:
+        """What `shard` gives to this process: ``(local device, ..., batch / count)``.
+
+        On one device, the rows as they are, without an axis of devices.
+        """
         if self.axis is None:
             return rows
         parts = np.stack(np.split(rows, self.count, axis=-1))
         offset = jax.process_index() * len(self.local)
-        return self._place(parts[offset : offset + len(self.local)])
+        return parts[offset : offset + len(self.local)]
+
+    def place(self, tree: Any) -> Any:
+        """Moves leaves like those of `parts` to their devices."""
+        if self.axis is None:
+            return jax.device_put(tree, self.local[0])
+        return self._place(tree)
 
     def _place(self, tree: Any) -> Any:
         """Arrays over all devices from the leaves ``(local device, ...)`` of each process."""

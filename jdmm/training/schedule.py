@@ -53,6 +53,9 @@ class TrainSettings:
             "tensorfloat32" or "bfloat16". Everything else is float32.
         validate_every: epochs from one validation to the next.
         patience: validations without improvement after which training stops; 0 never stops.
+        streamed: whether each batch moves to the devices shortly before its step, instead of all
+            training series at the start: for series that are larger than the memory of a device.
+            Results are the same, bit for bit. A `SeriesSource` is streamed in any case.
 
     Raises:
         InputError: for an impossible value, naming the field.
@@ -76,6 +79,7 @@ class TrainSettings:
     precision: str = "float32"
     validate_every: int = 5
     patience: int = 0
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values."""

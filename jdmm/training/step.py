@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jdmm.data import corruption
+from jdmm.data.streaming import SeriesSource
 from jdmm.models.base import GradientModel, Variables
 from jdmm.networks import BATCH_STATS
 from jdmm.series import Series
@@ -36,7 +37,7 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
 
 
 def initialiser(
-    model: GradientModel, series: Series, settings: TrainSettings
+    model: GradientModel, series: Series | SeriesSource, settings: TrainSettings
 ) -> Callable[[np.ndarray, int], TrainState]:
     """``(seeds, start) -> state``: fresh states of a random start, one per seed."""
     optimise = optimizer(Schedule(settings, series.batch))
@@ -52,7 +53,7 @@ def initialiser(
         return jax.vmap(one, out_axes=STATE_AXES)(seeds)
 
     return lambda seeds, start: make(
-        seeds.astype(np.uint32), np.int32(start), series.take(slice(0, 1))
+        seeds.astype(np.uint32), np.int32(start), series.take(np.arange(1))
     )
 
 
@@ -67,8 +68,9 @@ def make_train_step(
         axis: name of a mapped axis of devices, over which the loss is summed; None for one device.
 
     Returns:
-        A function of the train state, all training series, and the rows ``(batch,)`` of the series
-        that make up the batch, or this device's part of it. Row -1 is an empty series.
+        A function of the train state, all training series or those of the batch, and the rows
+        ``(batch,)`` among them that make up the batch, or this device's part of it. Row -1 is an
+        empty series.
     """
     optimise = optimizer(schedule)
     settings = schedule.settings

@@ -204,6 +204,7 @@ def test_a_finished_run_is_only_evaluated_again(finished, data_dir):
 
 
 def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path, monkeypatch):
+    """Within an epoch, here with a change from series in memory to streamed ones."""
     _, results = finished
     steps = []
 
@@ -215,7 +216,8 @@ def test_sigterm_saves_and_the_same_command_resumes(finished, data_dir, tmp_path
     monkeypatch.setattr(train, "tqdm", lambda **_: Bar(kill_at_step_3))
     with pytest.raises(Interrupted, match="step 3"):
         run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
-    resumed = run.train_and_evaluate(small_config(data_dir), tmp_path / "run")
+    streamed = small_config(data_dir, **{"train.streamed": True})
+    resumed = run.train_and_evaluate(streamed, tmp_path / "run")
     assert resumed["params_sha256"] == results["params_sha256"]
     assert resumed["tasks"] == results["tasks"]
     ours, theirs = (

@@ -72,6 +72,7 @@ def test_json_gives_the_same_objects(tmp_path):
     )
     assert settings.difference(ours, loaded) is None
     loaded.data.dir = "elsewhere"
+    loaded.train.streamed = True
     assert settings.difference(ours, loaded) is None
     loaded.data.validation = 61
     assert settings.difference(ours, loaded) == "data.validation is 61 there and 60 here"

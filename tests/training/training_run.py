@@ -1,6 +1,7 @@
 """Trains a small model for 50 steps on some of the devices: run by `test_parallel`.
 
-python training_run.py OUTPUT.npz [DEVICES ...]: trains once for each number of devices, or on all.
+python training_run.py OUTPUT.npz [DEVICES ...]: trains once for each number of devices; 0 is all.
+With an "s" behind the number, the series stream from a file.
 """
 
 import os
@@ -16,8 +17,10 @@ from jdmm import (
     Modality,
     Normal,
     Quadrature,
+    SeriesFile,
     TrainSettings,
     series_from_arrays,
+    write_series,
 )
 from jdmm.networks import Image
 from jdmm.training import loop, parallel
@@ -27,7 +30,7 @@ BATCH, STEPS = 8, 50
 
 
 def main(output: str, *limits: str) -> None:
-    """Losses ``(epoch,)`` and all variables ``(number,)``, for each number of devices."""
+    """Losses ``(epoch,)`` and all variables ``(number,)``, for each of `limits`."""
     parallel.initialise(timeout=60)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, 20, 7, 1)).cumsum(2)
@@ -51,16 +54,19 @@ def main(output: str, *limits: str) -> None:
     jax.devices()  # waits for all processes by itself
     time.sleep(float(os.environ.get("LATE", 0)))
     found = {}
-    for limit in limits or ("0",):
-        progress = loop.initial_progress(model, series, settings, [3])
+    write_series(f"{output}.series{jax.process_index()}", series)
+    file = SeriesFile(f"{output}.series{jax.process_index()}")
+    for limit in limits:
+        source = file if limit.endswith("s") else series
+        progress = loop.initial_progress(model, source, settings, [3])
         losses = []
         for _ in loop.run_epochs(
             model,
-            series,
+            source,
             settings,
             progress,
             interrupted=lambda steps: steps == STEPS,
-            devices=Devices.available(int(limit)),
+            devices=Devices.available(int(limit.rstrip("s"))),
         ):
             if progress.records:
                 losses.append(progress.records[0]["train/loss"])
