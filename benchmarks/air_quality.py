@@ -67,7 +67,8 @@ class Logarithms:
         value = series.values[NAME]
         positive = np.maximum(value - self.least, 0) + OFFSET
         logs = np.where(self.skewed, np.log(positive), value)
-        return series.replace(values={NAME: np.where(series.observed[NAME], logs, 0)})
+        values = {NAME: np.where(series.observed[NAME], logs, 0)}
+        return Series(values, series.observed, series.lengths, series.index)
 
     def apply(self, series: Series) -> Series:
         """The standardised logarithms."""
