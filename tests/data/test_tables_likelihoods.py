@@ -183,6 +183,22 @@ def test_counts_are_filled_in_their_own_type_if_it_holds_them(dtype, filled):
     assert found.dtype == filled and found.to_list() == [250, 300, 200]
 
 
+@pytest.mark.filterwarnings("error")
+def test_heavy_tails_of_logs_have_quantiles_but_no_mean():
+    table = read_table(
+        pl.DataFrame({"a": [1.0, 2.0, None]}),
+        Schema({"a": Column(likelihood="student_t", transform="log")}),
+    )
+    samples = np.zeros((40, 1, 3, 1), np.float32)
+    samples[-1] = 1e6
+    prediction = SimpleNamespace(
+        expected={"numbers": samples.mean(0)}, samples={"numbers": samples}, probabilities={}
+    )
+    found = table.to_frame(prediction)
+    np.testing.assert_allclose(found["a_median"], np.sqrt(2))  # the geometric mean
+    assert found["a"][2] == found["a_median"][2] and np.isinf(found["a_mean"].to_numpy()).all()
+
+
 @pytest.mark.parametrize("model", [MDMM, SigmaPointSSM])
 def test_a_table_of_several_likelihoods_is_learned_and_filled(model):
     frame = incomplete_frame()
