@@ -7,7 +7,7 @@
 
 The table stays as it is: what its columns are is guessed, printed and written to schema.json in the
 work directory. To change it, edit a copy and give that as --config.data.schema. The presets linear
-and interpolate take tables of numbers only. docs/your_data.md has more.
+and interpolate take columns of likelihood normal only. docs/your_data.md has more.
 """
 
 import dataclasses

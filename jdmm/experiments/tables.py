@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jdmm.data.tables.table import Table
-from jdmm.data.tables.units import fill_suffix, summarise
+from jdmm.data.tables.units import fill_suffix, suffixes, summarise
 from jdmm.evaluation.long import overlapping_windows, predict_long
 from jdmm.evaluation.prediction import Calibration
 from jdmm.models.base import Model, Variables
@@ -114,10 +114,9 @@ def figure_of(
             values = values + table.grid.offset.get(name, 0.0)
             values = np.exp(values) if column.transform == "log" else values
             seen[table.before : length - table.after] = values
-            suffixes = [fill_suffix(column)]
-            if column.likelihood == "normal":
-                suffixes += [f"_{end}_{100 * max(levels):g}" for end in ("lower", "upper")]
-            lines = [found[name + suffix][first : first + length] for suffix in suffixes]
+            bounds = suffixes(column, [max(levels)])[2:]  # those of numbers, after mean and median
+            shown = [fill_suffix(column), *bounds]
+            lines = [found[name + suffix][first : first + length] for suffix in shown]
             curves[name] = Curve(seen, *lines, names=column.categories)
     titles = [f"{times[part.start]} to {times[part.stop - 1]}" for part in stretches]
     name = "" if table.names == [None] else str(table.names[row])

@@ -7,6 +7,7 @@ import pytest
 
 from jdmm.data import tasks
 from jdmm.data.tables.files import Files
+from jdmm.data.tables.schema import Column, Schema
 from jdmm.errors import InputError
 from jdmm.series import series_from_arrays
 
@@ -41,6 +42,23 @@ def test_splits_follow_the_time_and_share_no_step(path):
     assert data.class_name("k", 1) == "up"
     assert [m.name for m in data.modalities] == ["numbers", "k", "calendar"]
     assert [m.name for m in data.scored] == ["numbers", "k"]
+
+
+def test_columns_of_different_likelihoods(path, tmp_path):
+    frame = pl.read_csv(path).with_columns(n=pl.int_range(100) % 7)
+    frame.write_csv(path)
+    schema = Schema({"a": Column(), "n": Column(likelihood="poisson")}, "time", step="1h")
+    schema.save(tmp_path / "schema.json")
+    data = Files(path, str(tmp_path / "schema.json"), window=8, train_windows=1)
+    assert "  numbers (mixed): a (normal), n (poisson)" in data.describe()
+    train = data.load()["train"]
+    train.check(data.modalities)
+    counts = train.series.values["numbers"][..., 1][np.asarray(train.series.valid)]
+    np.testing.assert_array_equal(counts, np.arange(70) % 7)
+    (tmp_path / "run").mkdir()
+    data.keep(tmp_path / "run")
+    kept = Schema.load(tmp_path / "run" / "schema.json")
+    assert kept.columns["n"] == schema.columns["n"] and kept.columns["a"].sd is not None
 
 
 def test_windows_of_a_short_file_overlap(path):

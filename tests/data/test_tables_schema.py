@@ -65,7 +65,16 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
         ({"stepp": 1}, "expected schema fields among .*, got 'stepp'"),
         ({"columns": {}}, "at least one column"),
         ({"columns": {"a": {"kind": 1}}}, "column 'a': expected columns.a fields among .* 'kind'"),
-        ({"columns": {"a": {"likelihood": "poisson"}}}, "column 'a': expected likelihood among"),
+        (
+            {"columns": {"a": {"likelihood": "posson"}}},
+            "column 'a': expected a likelihood among .*, got 'posson': did you mean 'poisson'",
+        ),
+        ({"columns": {"a": {"likelihood": "normal(sd=-1)"}}}, "column 'a': .* positive sd"),
+        ({"columns": {"a": {"likelihood": "mixed(normal)"}}}, "the likelihood of one column"),
+        (
+            {"columns": {"a": {"likelihood": "categorical(classes=2)"}}},
+            "expected likelihood 'categorical' and categories",
+        ),
         ({"columns": {"a": {"transform": "sqrt"}}}, "expected transform among none, log"),
         ({"columns": {"a": {"modality": "calendar"}}}, "other than 'calendar'"),
         ({"columns": {"a": {"likelihood": "categorical"}}}, "expected categories"),
@@ -78,9 +87,20 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
             {"columns": {"a": {"likelihood": "bernoulli", "transform": "log"}}},
             "expected no transform with likelihood 'bernoulli'",
         ),
+        (
+            {"columns": {"a": {"likelihood": "log_normal", "transform": "log"}}},
+            "expected no transform with likelihood 'log_normal'",
+        ),
+        (
+            {"columns": {"a": {"likelihood": "normal(sd=0.1)", "mean": 0.0, "sd": 1.0}}},
+            r"expected no mean and sd with likelihood 'normal\(sd=0.1\)'",
+        ),
         ({"columns": {"a": {"mean": 0.0}}}, "both mean and sd or neither"),
         ({"columns": {"a": {"mean": 0.0, "sd": 0.0}}}, "a positive sd"),
-        ({"columns": {"a": {}, "b": {"likelihood": "bernoulli"}}}, "one likelihood in modality"),
+        (
+            {"columns": {"a": {}, "b": {"likelihood": "normal_mixture(classes=2)"}}},
+            r"its own for column 'b', which is normal_mixture\(classes=2\), got 'numbers'",
+        ),
         (
             {
                 "columns": {
@@ -88,7 +108,7 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
                     for name in "ab"
                 }
             },
-            "a modality of its own for each categorical column",
+            "a modality of its own for column 'a', which is categorical, got 'm', which 'b' has",
         ),
         ({"step": "1 fortnight"}, "expected a step such as '15min'"),
         ({"step": 0}, "expected a positive step"),

@@ -47,8 +47,8 @@ class Files(Dataset):
     """A table of one or more incomplete time series, in a CSV, Parquet or NPZ file.
 
     The series are cut into windows. The first part of their time is for training, the next one for
-    validation and the last one for the test; many series are split as a whole instead. Values are
-    scaled by mean and standard deviation of the training part.
+    validation and the last one for the test; many series are split as a whole instead. Values
+    that may be scaled are, by mean and standard deviation of the training part.
 
     Attributes:
         path: the file.
@@ -187,8 +187,12 @@ class Files(Dataset):
             f"{schema.step}, calendar {', '.join(schema.calendar) or 'none'}"
         ]
         for name, columns in schema.groups.items():
-            first = schema.columns[columns[0]]
+            own = {column: schema.columns[column] for column in columns}
+            first = own[columns[0]]
             kind = first.likelihood + f" of {len(first.categories)}" * bool(first.categories)
+            if len({column.likelihood for column in own.values()}) > 1:
+                kind = "mixed"
+                columns = [f"{column} ({own[column].likelihood})" for column in columns]
             lines.append(f"  {name} ({kind}): {', '.join(columns)}")
         lines += [f"  {line}" for line in table.account.lines()]
         how = BY_SERIES if self._by_series(table.grid) else BY_TIME

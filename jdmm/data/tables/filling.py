@@ -99,15 +99,19 @@ def _filled(
 ) -> pl.Series:
     """The column with predictions where it is missing, in its own type if that holds them."""
     column, own = schema.columns[name], frame[name]
-    if column.likelihood == "categorical":
+    if column.categorical:
         return own.zip_with(_known(own, schema), _named(column, values, own.dtype))
     if own.dtype == pl.String:
         own = pl.Series(name, numbers(frame, name, schema, where))
-    if column.likelihood == "bernoulli":
+    if column.binary:
         values = (values > 0.5).astype(np.float64)
         return own.zip_with(_known(own, schema), pl.Series(name, values).cast(own.dtype))
+    fill = pl.Series(name, values)
     kind = own.dtype if own.dtype.is_float() else pl.Float64
-    return own.cast(kind).zip_with(_known(own, schema), pl.Series(name, values).cast(kind))
+    if column.distribution().counts and own.dtype.is_integer():
+        fits = fill.cast(own.dtype, strict=False).is_not_null().all()
+        kind = own.dtype if fits else pl.Int64
+    return own.cast(kind).zip_with(_known(own, schema), fill.cast(kind))
 
 
 def _known(column: pl.Series, schema: Schema) -> pl.Series:

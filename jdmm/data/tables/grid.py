@@ -26,8 +26,8 @@ class Account:
         rows: read.
         unsorted: rows that came before an earlier one of the same series.
         cells: points of the grid, over all series.
-        averaged: rows that share a point with others. Their numbers are averaged; of categories
-            the last counts.
+        averaged: rows that share a point with others. Their numbers are averaged, and the mean of
+            counts is rounded; of categories the last counts.
         missing: column -> points at which it is missing.
         notes: further lines.
     """
@@ -62,7 +62,7 @@ class Grid:
         cell: ``(row,)`` place in `values` of each row of the frame.
         values: modality -> ``(cell, feature)`` float32 after the transform, less `offset`; NaN
             where missing. Categories are numbered.
-        offset: normal column -> its mean over all rows, without which float32 keeps all digits.
+        offset: scaled column -> its mean over all rows, without which float32 keeps all digits.
         step: between two cells.
         phase: the time of cell 0.
         stamps: how the times are written; None without a column of times.
@@ -145,7 +145,7 @@ def make_grid(frame: pl.DataFrame, schema: Schema, where: str, notes: tuple[str,
             column = schema.columns[name]
             cells = _on_cells(columns.pop(name), cell, int(starts[-1]), column)
             missing[name] = int(np.isnan(cells).sum())
-            if column.likelihood == "normal":
+            if name in schema.scaled:
                 offset[name] = float(np.nanmean(cells)) if missing[name] < len(cells) else 0.0
                 cells -= offset[name]
             values[modality][:, place] = cells
@@ -161,16 +161,19 @@ def read_column(frame: pl.DataFrame, name: str, schema: Schema, where: str) -> n
         InputError: naming the row of a value that does not fit the schema.
     """
     column = schema.columns[name]
-    if column.likelihood == "categorical":
+    if column.categorical:
         return _categories(frame, name, column, schema, where)
     values = numbers(frame, name, schema, where)
-    known = values[~np.isnan(values)]
+    known, kind = values[~np.isnan(values)], column.distribution()
+    fits = kind.in_support(known)
+    if not kind.scalable:  # models see the values themselves, in float32
+        with np.errstate(over="ignore"):
+            fits &= kind.in_support(known.astype(np.float32))
     wrong = None
     if column.transform == "log" and (known <= 0).any():
         wrong, expected = values <= 0, "a positive number for its logarithm"
-    elif not (fits := column.distribution().in_support(known)).all():
-        wrong = np.isin(values, known[~fits])
-        expected = column.distribution().support
+    elif not fits.all():
+        wrong, expected = np.isin(values, known[~fits]), kind.support
     if wrong is not None:
         row = int(np.argmax(wrong))
         raise InputError(
@@ -205,15 +208,19 @@ def _categories(
 
 
 def _on_cells(values: np.ndarray, cell: np.ndarray, cells: int, column: Column) -> np.ndarray:
-    """A column on the grid, after the transform: means of numbers, the last of categories."""
+    """A column on the grid, after the transform: means of numbers, the last of categories.
+
+    Means of counts are rounded, since models take whole numbers.
+    """
     seen = ~np.isnan(values)
     values, cell = values[seen], cell[seen]
-    if column.likelihood == "categorical" or (np.diff(cell) > 0).all():
+    if column.categorical or (np.diff(cell) > 0).all():
         found = np.full(cells, np.nan)
         found[cell] = values  # of equal places the last counts
     else:
         with np.errstate(invalid="ignore"):
             found = np.bincount(cell, values, cells) / np.bincount(cell, minlength=cells)
+        found = np.rint(found) if column.distribution().counts else found
     return np.log(found) if column.transform == "log" else found
 
 

@@ -15,14 +15,21 @@ from jdmm.data.tables.steps import Step
 from jdmm.errors import InputError, one_line
 from jdmm.fields import checked_fields, from_fields
 from jdmm.files import write_text
-from jdmm.likelihoods import Bernoulli, Categorical, Likelihood, Normal
+from jdmm.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Likelihood,
+    Mixed,
+    likelihood_from_text,
+    likelihood_to_text,
+)
 
 CALENDAR = "calendar"
 """The modality of the calendar covariates."""
 
 CALENDARS = ("hour", "weekday", "month")
 TRANSFORMS = ("none", "log")
-LIKELIHOODS = ("normal", "bernoulli", "categorical")
+CATEGORICAL = "categorical"
 
 MISSING_WORDS = ("NA", "N/A", "null")
 """Words that stand for a missing value unless the schema has others; empty cells always do."""
@@ -36,11 +43,14 @@ class Column:
 
     Attributes:
         modality: the modality that it is a feature of.
-        likelihood: "normal", "bernoulli" (0 and 1, or false and true) or "categorical".
+        likelihood: a text for `jdmm.likelihoods.likelihood_from_text`, such as "normal", "poisson"
+            or "normal(sd=0.1)" in the units of the table; "bernoulli" is for 0 and 1, or false and
+            true. Of categories it is "categorical": their number follows from `categories`.
         transform: "none", or "log" for positive values that spread over orders of magnitude. A
-            model then sees their logarithms.
+            model then sees their logarithms. For likelihoods that may be scaled only.
         categories: the values of a categorical column, as text.
-        mean: of the training part, after the transform; None before it is fitted.
+        mean: of the training part, after the transform; None before it is fitted, and where the
+            likelihood may not be scaled (`Likelihood.scalable`).
         sd: the same for the standard deviation.
 
     Raises:
@@ -56,16 +66,17 @@ class Column:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name, known in (("likelihood", LIKELIHOODS), ("transform", TRANSFORMS)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"expected {name} among {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        if self.transform not in TRANSFORMS:
+            raise InputError(
+                f"expected transform among {', '.join(TRANSFORMS)}, got {self.transform!r}"
+            )
         if not self.modality or self.modality == CALENDAR:
             raise InputError(
                 f"expected the name of a modality other than {CALENDAR!r}, got {self.modality!r}"
             )
-        if (self.likelihood == "categorical") != bool(self.categories):
+        if self.likelihood != CATEGORICAL:
+            self._normalise_likelihood()
+        if (self.likelihood == CATEGORICAL) != bool(self.categories):
             raise InputError(
                 f"expected categories of a categorical column and of no other, got "
                 f"{len(self.categories)} categories with likelihood {self.likelihood!r}"
@@ -75,19 +86,35 @@ class Column:
             raise InputError(
                 f"expected at least two different categories, got {list(self.categories)}"
             )
-        if self.likelihood != "normal" and self.transform != "none":
+        scalable = self.distribution().scalable
+        if not scalable and self.transform != "none":
             raise InputError(
                 f"expected no transform with likelihood {self.likelihood!r}, got {self.transform!r}"
             )
         if (self.mean is None) != (self.sd is None):
             raise InputError("expected both mean and sd or neither, got one of them")
         if self.mean is not None and self.sd is not None:
-            if self.likelihood != "normal":
+            if not scalable:
                 raise InputError(f"expected no mean and sd with likelihood {self.likelihood!r}")
             if not (math.isfinite(self.mean) and 0 < self.sd < math.inf):
                 raise InputError(
                     f"expected a finite mean and a positive sd, got {self.mean} and {self.sd}"
                 )
+
+    def _normalise_likelihood(self) -> None:
+        """Writes the text of the likelihood in one way, so that equal ones have equal texts."""
+        own = likelihood_from_text(self.likelihood)
+        if isinstance(own, Mixed):
+            raise InputError(
+                f"expected the likelihood of one column, got {self.likelihood!r}: give each column "
+                "its own; those of one modality may differ"
+            )
+        if type(own).probabilities is not Likelihood.probabilities:
+            raise InputError(
+                f"expected likelihood {CATEGORICAL!r} and categories for a column of categories, "
+                f"got {self.likelihood!r}"
+            )
+        object.__setattr__(self, "likelihood", likelihood_to_text(own))
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -96,9 +123,19 @@ class Column:
 
     def distribution(self) -> Likelihood:
         """The likelihood itself."""
-        if self.likelihood == "categorical":
+        if self.categorical:
             return Categorical(len(self.categories))
-        return {"normal": Normal(), "bernoulli": Bernoulli()}[self.likelihood]
+        return likelihood_from_text(self.likelihood)
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the values are categories."""
+        return self.likelihood == CATEGORICAL
+
+    @property
+    def binary(self) -> bool:
+        """Whether the values are 0 and 1."""
+        return isinstance(self.distribution(), Bernoulli)
 
 
 @dataclass(frozen=True)
@@ -157,20 +194,20 @@ class Schema:
                 "time stamps"
             )
         for name, columns in self.groups.items():
-            kinds = {self.columns[column].distribution() for column in columns}
-            if len(kinds) > 1:
-                raise InputError(
-                    f"expected one likelihood in modality {name!r}, got several: give columns "
-                    f"{columns[0]!r} and {columns[-1]!r} different modalities"
-                )
-            if len(columns) > 1 and isinstance(next(iter(kinds)), Categorical):
-                raise InputError(
-                    f"expected a modality of its own for each categorical column, got {name!r} for "
-                    f"{columns[0]!r} and {columns[1]!r}"
-                )
-        scaled = {column.mean is not None for column in self.normal.values()}
+            several = len({self.columns[column].likelihood for column in columns}) > 1
+            for column in columns:
+                own = self.columns[column]
+                # parts of a Mixed likelihood have no axis of classes
+                alone = own.categorical or (several and own.distribution().classes is not None)
+                if alone and len(columns) > 1:
+                    other = next(each for each in columns if each != column)
+                    raise InputError(
+                        f"expected a modality of its own for column {column!r}, which is "
+                        f"{own.likelihood}, got {name!r}, which {other!r} has too"
+                    )
+        scaled = {column.mean is not None for column in self.scaled.values()}
         if len(scaled) > 1:
-            raise InputError("expected mean and sd in all normal columns or in none, got some")
+            raise InputError("expected mean and sd in all scaled columns or in none, got some")
         if (self.fitted or True in scaled) and self.fitted != self.mark:
             raise InputError(
                 "expected the schema that its mean and sd were fitted for, got an edited one: "
@@ -193,22 +230,26 @@ class Schema:
         return groups
 
     @property
-    def normal(self) -> dict[str, Column]:
-        """The columns that are scaled."""
-        return {name: own for name, own in self.columns.items() if own.likelihood == "normal"}
+    def scaled(self) -> dict[str, Column]:
+        """The columns that are scaled: those whose likelihood allows it."""
+        return {name: own for name, own in self.columns.items() if own.distribution().scalable}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities of models of the table, the calendar last."""
-        own = [
-            Modality(name, len(columns), self.columns[columns[0]].distribution())
-            for name, columns in self.groups.items()
-        ]
+        """The modalities of models of the table, the calendar last.
+
+        That of columns of different likelihoods has a `Mixed` one.
+        """
+        own = []
+        for name, columns in self.groups.items():
+            parts = tuple(self.columns[column].distribution() for column in columns)
+            same = all(part == parts[0] for part in parts)
+            own.append(Modality(name, len(columns), parts[0] if same else Mixed(parts)))
         calendar = [Modality(CALENDAR, 2 * len(self.calendar))] if self.calendar else []
         return *own, *calendar
 
     def with_scaling(self, scaling: Mapping[str, tuple[float, float]]) -> "Schema":
-        """The schema with mean and sd of every normal column."""
+        """The schema with mean and sd of every scaled column."""
         columns = {
             name: dataclasses.replace(own, mean=scaling[name][0], sd=scaling[name][1])
             if name in scaling

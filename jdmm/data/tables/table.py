@@ -124,9 +124,10 @@ class Table:
 
         It has the columns and the rows that were read, a row for each step without one, and those
         to extrapolate. Observed values stay as they were read. Missing ones are filled: numbers by
-        their predictive mean, those with transform "log" by their median, which large values pull
-        up less; 0 and 1, and categories, by the more probable ones. Whole numbers become decimal
-        ones. There are further columns at all rows, in the units of the table: of numbers
+        their predictive mean, those with transform "log" or a likelihood without negative values
+        by their median, which large values pull up less; 0 and 1, and categories, by the more
+        probable ones. Whole numbers become decimal ones, but those of a likelihood of counts stay
+        whole. There are further columns at all rows, in the units of the table: of numbers
         "<column>_mean", "<column>_median" and the bounds of central intervals such as
         "<column>_lower_95" and "<column>_upper_95"; of 0 and 1 "<column>_mean", the probability of
         1; of categories "<column>_mode", the most probable one, and "<column>_probability".
@@ -218,7 +219,7 @@ def read_grid(
 def scaling_of(
     schema: Schema, grid: Grid, cells: np.ndarray | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Mean and sd of each normal column after the transform.
+    """Mean and sd of each scaled column after the transform.
 
     A column without an observed value gets its mean over all cells, one without variation sd 1.
 
@@ -230,7 +231,7 @@ def scaling_of(
     scaling = {}
     for modality, columns in schema.groups.items():
         for place, name in enumerate(columns):
-            if name not in schema.normal:
+            if name not in schema.scaled:
                 continue
             values = grid.values[modality][:, place]
             values = values if cells is None else values[cells]

@@ -1,5 +1,6 @@
 """Predictions of scaled series as columns in the units of the table."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,19 +24,26 @@ def suffixes(column: Column, levels: Sequence[float]) -> list[str]:
             raise InputError(f"expected levels between 0 and 1, such as 0.95, got {level}")
         if list(levels).count(level) > 1:
             raise InputError(f"expected different levels, got {level} twice")
-    if column.likelihood == "categorical":
+    if column.categorical:
         return ["_mode", "_probability"]
-    if column.likelihood == "bernoulli":
+    if column.binary:
         return ["_mean"]
     bounds = (f"_{end}_{100 * level:g}" for level in levels for end in ("lower", "upper"))
     return ["_mean", "_median", *bounds]
 
 
 def fill_suffix(column: Column) -> str:
-    """Which of the columns of predictions fills what is missing."""
-    if column.likelihood == "categorical":
+    """Which of the columns of predictions fills what is missing.
+
+    Numbers that cannot be negative are skewed: large values pull up their mean more than their
+    median, which of counts is a count too.
+    """
+    if column.categorical:
         return "_mode"
-    return "_median" if column.transform == "log" else "_mean"
+    if column.binary:
+        return "_mean"
+    negative = column.distribution().in_support(np.array([-1.0]))[0]
+    return "_median" if column.transform == "log" or not negative else "_mean"
 
 
 def summarise(
@@ -44,7 +52,8 @@ def summarise(
     """The columns of predictions, each ``(series, step)`` float64; numbers of categories as modes.
 
     Quantiles are those of the samples, the i-th of n being that of level i / (n + 1), and pass
-    through the transform. The mean of a column with transform "log" is that of its own samples.
+    through the transform; those of counts are the smallest samples that reach the level. The mean
+    of a column with transform "log" is that of its own samples.
 
     Args:
         schema: with mean and sd.
@@ -65,12 +74,12 @@ def summarise(
         for place, name in enumerate(columns):
             column = schema.columns[name]
             names = [name + suffix for suffix in suffixes(column, levels)]
-            if column.likelihood == "categorical":
+            if column.categorical:
                 probabilities = np.asarray(prediction.probabilities[modality], np.float64)[
                     ..., 0, :
                 ]
                 arrays = [probabilities.argmax(-1).astype(np.float64), probabilities.max(-1)]
-            elif column.likelihood == "bernoulli":
+            elif column.binary:
                 arrays = [np.asarray(prediction.expected[modality], np.float64)[..., place]]
             else:
                 arrays = _numbers(column, prediction, modality, place, levels)
@@ -89,7 +98,8 @@ def _numbers(
     samples = np.asarray(prediction.samples[modality])[..., place]
     tails = [0.5, *(tail for level in levels for tail in ((1 - level) / 2, (1 + level) / 2))]
     ranked = np.sort(samples, 0)
-    quantiles = [_own(column, _quantile(ranked, tail)) for tail in tails]
+    quantile = _count_quantile if column.distribution().counts else _quantile
+    quantiles = [_own(column, quantile(ranked, tail)) for tail in tails]
     if column.transform == "log":
         mean = _own(column, samples).mean(0)
     else:
@@ -106,8 +116,18 @@ def _quantile(ranked: np.ndarray, level: float) -> np.ndarray:
     return first + np.float32(place - below) * (second - first)
 
 
+def _count_quantile(ranked: np.ndarray, level: float) -> np.ndarray:
+    """The first of sorted samples ``(sample, ...)`` whose level reaches `level`."""
+    count = len(ranked)
+    place = math.ceil(round(level * (count + 1), 9)) - 1  # 1 - 0.95 is a little above 0.05
+    return ranked[min(max(place, 0), count - 1)]
+
+
 def _own(column: Column, values: np.ndarray) -> np.ndarray:
     """Scaled values in the units of the table, float64."""
     mean, sd = column.scale
     values = mean + sd * values.astype(np.float64)
-    return np.exp(values) if column.transform == "log" else values
+    if column.transform != "log":
+        return values
+    with np.errstate(over="ignore"):  # of likelihoods with heavy tails, whose exp has no mean
+        return np.exp(values)
