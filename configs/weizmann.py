@@ -26,6 +26,9 @@ SOURCES = {
 }
 """Preset -> modalities."""
 
+BACKGROUNDS = {"rgb64": "recalled", "silhouettes": "mean"}
+"""Preset -> background of the images that the tasks show."""
+
 METHODS = ("sigma_point", "bfvi", "b_skip", "nearest")
 
 PRESETS = (
@@ -75,7 +78,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.data.normalisation = "group"
     config.data.channels = (8, 16, 32)
     config.data.likelihood = "normal"
-    config.data.background = "" if method == "b_skip" else "recalled"
+    config.data.background = "" if method == "b_skip" else BACKGROUNDS[source]
     if source == "silhouettes":
         config.data.copies = 8  # a few persons only, who walk through the frame
         config.epochs = 3
