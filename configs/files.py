@@ -1,6 +1,7 @@
 """Your own incomplete table: a CSV, Parquet or NPZ file of one or more time series.
 
     python main.py --config=configs/files.py --config.data.path=air.csv --workdir=runs/air
+    python main.py --config=configs/files.py:choose ...       # the best of several, by validation
     python main.py --config=configs/files.py:linear ...       # a linear Gaussian model, by EM
     python main.py --config=configs/files.py:interpolate ...  # a baseline: lines between values
     python main.py --config=configs/files.py:smoke ...        # the first one, small, in seconds
@@ -25,7 +26,24 @@ FITTED = {
 }
 """Preset -> all of its model."""
 
-PRESETS = ("best", "smoke", *FITTED)
+CANDIDATES = {
+    **{
+        f"{kind}_{latent}": {
+            "name": "sigma_point",
+            "latent": latent,
+            "hidden": 20,
+            "emission": SigmaPointSSM.emission,
+            "residual": kind == "residual",
+        }
+        for kind in ("full", "residual")
+        for latent in (4, 12)
+    },
+    **{f"linear_{latent}": FITTED["linear"] | {"latent": latent} for latent in (4, 12)},
+    **{kind: {"name": "baseline", "kind": kind} for kind in ("interpolate", "carry")},
+}
+"""Name -> model, of the preset `choose`."""
+
+PRESETS = ("best", "choose", "smoke", *FITTED)
 
 
 def get_config(preset: str = "best") -> ConfigDict:
@@ -55,8 +73,11 @@ def get_config(preset: str = "best") -> ConfigDict:
         return config
 
     model = SigmaPointSSM
-    config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
-    config.model.emission = model.emission  # "linear" or "mlp"
+    if preset == "choose":
+        config.candidates = ConfigDict(CANDIDATES)
+    else:
+        config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
+        config.model.emission = model.emission  # "linear" or "mlp"
     config.inference = ConfigDict()
     spirals.quadratures(config, model)
     config.inference.iterations = 0  # of posterior linearisation; linear emissions need none
