@@ -13,18 +13,18 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from jdmm.data import tasks
 from jdmm.data.base import Split
 from jdmm.errors import DivergenceError, InputError, UnsuitableDataError
+from jdmm.evaluation import scores
+from jdmm.evaluation.prediction import UNCALIBRATED
 from jdmm.experiments import report, settings
-from jdmm.experiments.evaluate import evaluate
+from jdmm.experiments.evaluate import evaluate, predict_tasks
 from jdmm.experiments.settings import Config, Experiment
 from jdmm.experiments.train import Trained, check_training, train
 from jdmm.files import write_text
@@ -32,13 +32,16 @@ from jdmm.models import MODELS
 from jdmm.models.base import ExactLikelihood, SelfFittingModel
 from jdmm.training import parallel
 from jdmm.training.parallel import Devices
-from jdmm.training.scoring import hidden_scorer
+from jdmm.training.scoring import brier_score
 
 CANDIDATES = "candidates"
 """The section of a configuration, and the folder in a work directory."""
 
 OUTCOME = "outcome.json"
 """In the folder of a candidate: its scores, or why it was left out."""
+
+LEAST_ERROR = 1e-4
+"""Smaller errors count as this one; their logarithms would decide the score."""
 
 
 def choose_and_evaluate(
@@ -74,11 +77,11 @@ def choose_and_evaluate(
         outcomes[name] = _outcome(experiment, workdir / CANDIDATES / name, data, devices)
         if parallel.is_primary():
             print(f"{name}: {_in_words(outcomes[name])}", flush=True)
-    scores = {name: own["score"] for name, own in outcomes.items() if "score" in own}
-    if not scores:
+    scored = {name: own["score"] for name, own in outcomes.items() if "score" in own}
+    if not scored:
         name, outcome = next(iter(outcomes.items()))
         raise DivergenceError(f"every candidate was left out; {name}: {outcome['left_out']}")
-    chosen = min(scores, key=lambda name: scores[name])
+    chosen = min(scored, key=lambda name: scored[name])
     if parallel.is_primary():
         choice = {
             "chosen": chosen,
@@ -202,18 +205,31 @@ def _outcome(
 
 
 def _scores(experiment: Experiment, trained: Trained, validation: Split) -> dict[str, float]:
-    """Task -> score of what it hides of the validation series, predicted by the best seed.
+    """Task -> score of the predictions of what it hides, by the best seed.
 
-    All candidates are shown the same values.
+    All candidates are shown the same values. Scores are proper, so that intervals count as well.
+
+    Raises:
+        InputError: if the tasks hide nothing.
     """
-    row, evaluation = trained.best_row, experiment.evaluation
-    variables = jax.tree.map(lambda leaf: leaf[row : row + 1], trained.variables)
-    key, found = jax.random.key(evaluation.seed), {}
-    for task in evaluation.tasks:
-        show = jax.jit(partial(tasks.show, experiment.dataset.tasks, (task,)))
-        shown = show(validation.series, key)
-        score = hidden_scorer(experiment.model, validation.series, shown, evaluation.seed)
-        found[task] = float(score(variables)["score"][0])
+    variables = trained.of_seed(trained.best_row)
+    outcomes = predict_tasks(experiment, variables, UNCALIBRATED, validation)
+    found = {}
+    for task, (prediction, shown) in outcomes.items():
+        errors = []
+        for name, mask in scores.hidden(shown, validation.series).items():
+            if not mask.any():
+                continue
+            if name in prediction.crps:
+                each = np.asarray(prediction.crps[name])
+            else:
+                probabilities = prediction.probabilities[name]
+                each = np.asarray(brier_score(probabilities, validation.series.values[name]))
+            errors.append(max(float(each[mask].mean()), LEAST_ERROR))
+        if errors:
+            found[task] = float(np.mean(np.log(errors)))
+    if not found:
+        raise InputError("expected eval.tasks that hide values of the validation series, got none")
     return found
 
 

@@ -321,8 +321,8 @@ def candidates(choice: Mapping[str, Any]) -> list[str]:
     lines += [
         "",
         f"{choice['chosen']} was chosen: it has the lowest score on the validation series, the "
-        "mean over the tasks. That of a task is the mean over the modalities of the log mean "
-        "squared error (of the Brier score for categories) of the hidden values.",
+        "mean over the tasks. That of a task is the mean over the modalities of the log mean CRPS "
+        "(of the Brier score for categories) of the hidden values.",
     ]
     left_out = {name: own["left_out"] for name, own in found.items() if "left_out" in own}
     return [*lines, "", *(f"- {name} was left out: {why}" for name, why in left_out.items())]

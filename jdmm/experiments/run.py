@@ -24,11 +24,12 @@ from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
 from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, predict_all
+from jdmm.evaluation.tables import SPAN, predicted_columns
 from jdmm.experiments import settings
 from jdmm.experiments.choose import CANDIDATES, choose_and_evaluate
 from jdmm.experiments.evaluate import calibrated, evaluate
 from jdmm.experiments.settings import Config, Experiment
-from jdmm.experiments.tables import MAX_FIGURES, SPAN, figure_of, predicted_columns
+from jdmm.experiments.tables import MAX_FIGURES, figure_of
 from jdmm.experiments.train import restore, seed_dirs, train
 from jdmm.models.base import Model, Variables
 from jdmm.plotting import style

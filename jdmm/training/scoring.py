@@ -48,29 +48,14 @@ def held_out_scorer(
     Raises:
         InputError: if no value is observed.
     """
+    predictor = model.for_validation if isinstance(model, GradientModel) else model
     key = jax.random.key(seed)
 
     @jax.jit
     def hide(series: Series) -> Series:
         return series.hide(corruption.delete(key, series, deletions, 1.0))
 
-    return hidden_scorer(model, validation, hide(validation), seed)
-
-
-def hidden_scorer(model: Model, validation: Series, shown: Series, seed: int = 0) -> Scorer:
-    """`held_out_scorer` of values that the caller hides.
-
-    Args:
-        model: as for `held_out_scorer`.
-        validation: as for `held_out_scorer`.
-        shown: the same series without what is hidden.
-        seed: of the model's random numbers.
-
-    Raises:
-        InputError: as `held_out_scorer` does.
-    """
-    predictor = model.for_validation if isinstance(model, GradientModel) else model
-    key = jax.random.key(seed)
+    shown = hide(validation)
     scored = _scored(validation, shown)
 
     @jax.jit
