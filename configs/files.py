@@ -1,13 +1,16 @@
 """Your own incomplete table: a CSV, Parquet or NPZ file of one or more time series.
 
     python main.py --config=configs/files.py --config.data.path=air.csv --workdir=runs/air
+    python main.py --config=configs/files.py:best ...         # one model of full covariance
     python main.py --config=configs/files.py:linear ...       # a linear Gaussian model, by EM
     python main.py --config=configs/files.py:interpolate ...  # a baseline: lines between values
-    python main.py --config=configs/files.py:smoke ...        # the first one, small, in seconds
+    python main.py --config=configs/files.py:smoke ...        # one model, small, in seconds
 
-The table stays as it is: what its columns are is guessed, printed and written to schema.json in the
-work directory. To change it, edit a copy and give that as --config.data.schema. The presets linear
-and interpolate take columns of likelihood normal only. docs/your_data.md has more.
+The first command, of the preset choose, trains all of CANDIDATES, and uses the one that fills the
+validation part best. The table stays as it is: what its columns are is guessed, printed and written
+to schema.json in the work directory. To change it, edit a copy and give that as
+--config.data.schema. The presets linear and interpolate take columns of likelihood normal only.
+docs/your_data.md has more.
 """
 
 import dataclasses
@@ -16,8 +19,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import spirals
-from jdmm import Deletions, SigmaPointSSM, TrainSettings
+from jdmm import SigmaPointSSM
 from jdmm.data.tables.files import Files
+from jdmm.training.imputer import SETTINGS
 
 FITTED = {
     "linear": {"name": "linear_gaussian", "latent": 8, "iterations": 50},
@@ -25,10 +29,27 @@ FITTED = {
 }
 """Preset -> all of its model."""
 
-PRESETS = ("best", "smoke", *FITTED)
+CANDIDATES = {
+    **{
+        f"{kind}_{latent}": {
+            "name": "sigma_point",
+            "latent": latent,
+            "hidden": 20,
+            "emission": SigmaPointSSM.emission,
+            "residual": kind == "residual",
+        }
+        for kind in ("full", "residual")
+        for latent in (4, 12)
+    },
+    **{f"linear_{latent}": FITTED["linear"] | {"latent": latent} for latent in (4, 12)},
+    **{kind: {"name": "baseline", "kind": kind} for kind in ("interpolate", "carry")},
+}
+"""Name -> model, of the preset `choose`. Those that cannot take the table are left out."""
+
+PRESETS = ("choose", "best", "smoke", *FITTED)
 
 
-def get_config(preset: str = "best") -> ConfigDict:
+def get_config(preset: str = "choose") -> ConfigDict:
     """The configuration; `preset` is one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
@@ -55,8 +76,11 @@ def get_config(preset: str = "best") -> ConfigDict:
         return config
 
     model = SigmaPointSSM
-    config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
-    config.model.emission = model.emission  # "linear" or "mlp"
+    if preset == "choose":
+        config.candidates = ConfigDict(CANDIDATES)
+    else:
+        config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
+        config.model.emission = model.emission  # "linear" or "mlp"
     config.inference = ConfigDict()
     spirals.quadratures(config, model)
     config.inference.iterations = 0  # of posterior linearisation; linear emissions need none
@@ -65,17 +89,7 @@ def get_config(preset: str = "best") -> ConfigDict:
     config.loss.decoded_samples = model.decoded_samples
     spirals.training(
         config,
-        TrainSettings(
-            epochs=60,  # of a table of 10,000 rows; fewer do for more rows
-            batch_size=10,
-            learning_rate=0.02,
-            weight_decay=0.0,
-            beta_rise=0.0,
-            beta_peak=1.0,
-            beta_final=1.0,
-            validate_every=5,
-            deletions=Deletions.none(),  # the likelihood needs no hidden values to learn from
-        ),
+        SETTINGS,
     )
     if preset == "smoke":
         config.model.latent = 3

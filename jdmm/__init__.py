@@ -76,6 +76,7 @@ from jdmm.networks import Image
 from jdmm.series import Series, series_from_arrays
 from jdmm.training.fitted import FittedModel
 from jdmm.training.fitting import fit, fit_seeds
+from jdmm.training.imputer import TableImputer
 from jdmm.training.parallel import Devices
 from jdmm.training.schedule import TrainSettings
 from jdmm.training.serialise import load, save
@@ -126,6 +127,7 @@ __all__ = [
     "StructuredInference",
     "StudentT",
     "Table",
+    "TableImputer",
     "TrainSettings",
     "Windows",
     "calibrate",

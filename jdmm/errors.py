@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class UnsuitableDataError(InputError):
+    """A model cannot take these data; another one may."""
+
+
 class DivergenceError(RuntimeError):
     """Training produced a value that is not finite. The message names the quantity and the step."""
 

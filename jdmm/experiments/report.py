@@ -1,5 +1,6 @@
 """The figures and the report of an evaluated run."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from jdmm.experiments.settings import flat
 from jdmm.files import write_text
 from jdmm.plotting import runs, storyboard, style
 from jdmm.series import Series
+
+CANDIDATES = "candidates.json"
+"""The file in a work directory that says among which models its own was chosen."""
 
 Outcomes = Mapping[str, tuple[Prediction, Series]]
 """Task -> prediction, and what the model was shown."""
@@ -145,6 +149,7 @@ def write(workdir: Path, suffix: str, results: Mapping[str, Any], figures: list[
         *_legend(results),
         *_calibration(results),
         *_log_likelihood(results),
+        *_candidates(workdir),
     ]
     for figure in figures:
         title = Path(figure).stem.replace("_", " ")
@@ -170,6 +175,7 @@ def write_over_seeds(
         "",
         *_legend(results),
         *_log_likelihood(results),
+        *_candidates(workdir),
         "",
         "| seed | best epoch | report |",
         "|---|---|---|",
@@ -305,6 +311,36 @@ def _log_likelihood(results: Mapping[str, Any]) -> list[str]:
         "Lower bounds on the log-likelihood of the complete series in nats per step, by importance "
         f"sampling: {bounds} samples. Effective samples: {effective}.",
     ]
+
+
+def _candidates(workdir: Path) -> list[str]:
+    """Among which models this one was chosen, under a heading; nothing without a choice."""
+    path = workdir / CANDIDATES
+    if not path.exists():
+        return []
+    return ["", "## Candidates", "", *candidates(json.loads(path.read_text()))]
+
+
+def candidates(choice: Mapping[str, Any]) -> list[str]:
+    """The content of `candidates.json` as lines of a Markdown table, and which one was chosen."""
+    found = choice["candidates"]
+    scored = {name: own for name, own in found.items() if "score" in own}
+    tasks = list(scored[choice["chosen"]]["tasks"])
+    lines = [
+        f"| candidate | score | {' | '.join(task.replace('_', ' ') for task in tasks)} | seconds |",
+        "|---" * (3 + len(tasks)) + "|",
+    ]
+    for name, own in sorted(scored.items(), key=lambda item: item[1]["score"]):
+        cells = [f"{value:.3f}" for value in (own["score"], *own["tasks"].values())]
+        lines.append(f"| {name} | {' | '.join(cells)} | {own['seconds']:.0f} |")
+    lines += [
+        "",
+        f"{choice['chosen']} was chosen: it has the lowest score on the validation series, the "
+        "mean over the tasks. That of a task is the mean over the modalities of the log mean CRPS "
+        "(of the Brier score for categories) of the hidden values.",
+    ]
+    left_out = {name: own["left_out"] for name, own in found.items() if "left_out" in own}
+    return [*lines, "", *(f"- {name} was left out: {why}" for name, why in left_out.items())]
 
 
 def _settings(results: Mapping[str, Any]) -> list[str]:

@@ -24,11 +24,13 @@ from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
 from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, predict_all
+from jdmm.evaluation.tables import SPAN, predicted_columns
 from jdmm.experiments import settings
+from jdmm.experiments.choose import CANDIDATES, choose_and_evaluate
 from jdmm.experiments.evaluate import calibrated, evaluate
 from jdmm.experiments.settings import Config, Experiment
-from jdmm.experiments.tables import MAX_FIGURES, SPAN, figure_of, predicted_columns
-from jdmm.experiments.train import Trained, restore, seed_dirs, train
+from jdmm.experiments.tables import MAX_FIGURES, figure_of
+from jdmm.experiments.train import restore, seed_dirs, train
 from jdmm.models.base import Model, Variables
 from jdmm.plotting import style
 from jdmm.training import parallel
@@ -43,7 +45,8 @@ def train_and_evaluate(
     """Trains a model, or continues its training, and scores it on the test series.
 
     Args:
-        config: the configuration.
+        config: the configuration. With a section `candidates`, `jdmm.experiments.choose` chooses
+            the model.
         workdir: where everything is written.
         devices: over which each batch is divided; by default all that are found.
 
@@ -56,6 +59,8 @@ def train_and_evaluate(
         Interrupted: after SIGTERM, once a checkpoint is written.
         PeerLost: if another process of the job is gone.
     """
+    if CANDIDATES in config:
+        return choose_and_evaluate(config, Path(workdir), devices)
     experiment = settings.build(config, Path(workdir))
     data = experiment.load()
     if parallel.is_primary():
@@ -100,7 +105,7 @@ def sample_workdir(
     workdir = Path(workdir)
     experiment = _load_experiment(workdir)
     trained = restore(experiment, workdir)
-    variables = trained.of_seed(_best_row(trained))
+    variables = trained.of_seed(trained.best_row)
     key = jax.random.key(seed)
     means, samples = jax.device_get(
         _sample(experiment.model, variables, key, count, num_steps, reverse)
@@ -224,7 +229,7 @@ def infer_table(
 def _best(experiment: Experiment, workdir: Path) -> tuple[Variables, Calibration]:
     """The variables of the best seed, and the scales of their intervals."""
     trained = restore(experiment, workdir)
-    row = _best_row(trained)
+    row = trained.best_row
     variables = trained.of_seed(row)
     directory = seed_dirs(experiment.seeds, workdir)[experiment.seeds[row]]
     if not experiment.evaluation.calibrate:
@@ -240,11 +245,6 @@ def _load_experiment(workdir: PathLike) -> Experiment:
         return settings.build(config, Path(workdir))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _best_row(trained: Trained) -> int:
-    """The place of the seed with the best validation score."""
-    return int(np.argmin(trained.best_score)) if trained.best_score else 0
 
 
 def _sample(

@@ -1,21 +1,13 @@
-"""Fills a table with the model of a work directory."""
+"""Figures of a table and of what fills it."""
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 from jdmm.data.tables.table import Table
-from jdmm.data.tables.units import fill_suffix, suffixes, summarise
-from jdmm.evaluation.long import overlapping_windows, predict_long
-from jdmm.evaluation.prediction import Calibration
-from jdmm.models.base import Model, Variables
+from jdmm.data.tables.units import fill_suffix, suffixes
 from jdmm.plotting.tables import Curve, filled
-
-SPAN = 4
-"""Windows of the training that are predicted at once. With more of them, fewer steps are computed
-twice as context."""
 
 MAX_FIGURES = 12
 """Series that are drawn."""
@@ -23,49 +15,6 @@ MAX_FIGURES = 12
 WHOLE, STRETCH, STRETCHES = 400, 200, 3
 """Longest series that a figure shows all of; of others it shows so many stretches of so many
 steps."""
-
-
-def predicted_columns(
-    model: Model,
-    variables: Variables,
-    table: Table,
-    window: int,
-    key: jax.Array,
-    draws: int,
-    batch_size: int,
-    calibration: Calibration,
-    levels: Sequence[float],
-) -> dict[str, np.ndarray]:
-    """Names of columns of predictions -> ``(step,)`` over the series one after the other.
-
-    Args:
-        model: trained on windows of the table's schema.
-        variables: its variables.
-        table: with the steps to extrapolate.
-        window: steps of a window in training: `SPAN` times as many are predicted at once, from
-            themselves and one window on each side.
-        key: of all random numbers.
-        draws: posterior samples.
-        batch_size: windows at a time.
-        calibration: scales of the uncertainty.
-        levels: of the intervals.
-    """
-    starts = np.concatenate([[0], np.cumsum(table.lengths)])
-    ends = (table.before, table.after)
-    windows = overlapping_windows(table.lengths, SPAN * window, window, ends)
-    found: dict[str, np.ndarray] = {}
-    batches = predict_long(
-        model, variables, table.cut, windows, key, draws, batch_size, calibration, max(levels)
-    )
-    for rows, prediction in batches:
-        columns = summarise(table.schema, prediction, levels)
-        for name, values in columns.items():
-            whole = found.setdefault(name, np.empty(starts[-1]))
-            for row in range(len(rows.source)):
-                first = starts[rows.source[row]]
-                begin, end, shown = rows.begin[row], rows.end[row], rows.start[row]
-                whole[first + begin : first + end] = values[row, begin - shown : end - shown]
-    return found
 
 
 def stretches_of(table: Table, row: int) -> list[slice]:

@@ -49,6 +49,11 @@ class Trained(NamedTuple):
         """The variables of one seed."""
         return jax.tree.map(lambda leaf: leaf[row], self.variables)
 
+    @property
+    def best_row(self) -> int:
+        """The place of the seed with the best validation score."""
+        return int(np.argmin(self.best_score)) if self.best_score else 0
+
 
 def train(
     experiment: Experiment, workdir: Path, data: dict[str, Split], devices: Devices | None = None
@@ -69,15 +74,13 @@ def train(
         PeerLost: if another process of the job is gone.
     """
     model, series = experiment.model, data["train"].series
-    if isinstance(model, SelfFittingModel):
-        if parallel.is_primary():
-            _claim(experiment, workdir)
-        return _fit(model, series)
-    model, training = _trainable(experiment)
     devices = devices or Devices.available()
-    loop.check_training(model, series, training, devices)
+    check_training(experiment, data, devices)
     if parallel.is_primary():
         _claim(experiment, workdir)
+    if isinstance(model, SelfFittingModel):
+        return _fit(model, series)
+    model, training = _trainable(experiment)
     with (
         contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
         parallel.report_lost_peers(),
@@ -87,6 +90,17 @@ def train(
         )
         _run_epochs(experiment, workdir, data, progress, checkpoints, devices)
     return _trained(progress)
+
+
+def check_training(experiment: Experiment, data: dict[str, Split], devices: Devices) -> None:
+    """Checks what `train` needs before it writes anything.
+
+    Raises:
+        InputError: for a batch size that the data or devices do not allow.
+    """
+    if not isinstance(experiment.model, SelfFittingModel):
+        model, training = _trainable(experiment)
+        loop.check_training(model, data["train"].series, training, devices)
 
 
 def restore(experiment: Experiment, workdir: Path) -> Trained:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import numpy as jnp
 from jax.scipy.stats import norm
 
-from jdmm.errors import InputError
+from jdmm.errors import InputError, UnsuitableDataError
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import SD_FLOOR, Raw
@@ -51,13 +51,15 @@ class ImputationBaseline(SelfFittingModel, ExactLikelihood):
         There is one iteration, of which `on_iteration` gets the number.
 
         Raises:
-            InputError: if a feature is never observed, or never at two successive steps.
+            UnsuitableDataError: if a feature is never observed, or never at two successive steps.
         """
         self.check(series)
         values, observed = (np.asarray(leaf) for leaf in concatenate_features(series))
         both = observed[:, 1:] & observed[:, :-1]
         if not observed.any((0, 1)).all() or not both.any((0, 1)).all():
-            raise InputError("expected every feature to be observed twice in a row somewhere")
+            raise UnsuitableDataError(
+                "expected every feature to be observed twice in a row somewhere, got one never"
+            )
         mean = np.mean(values, (0, 1), where=observed)
         steps = np.mean(np.diff(values, axis=1) ** 2, (0, 1), where=both)
         variance = np.mean((values - mean) ** 2, (0, 1), where=observed)

@@ -4,7 +4,7 @@ import jax
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality, by_name
-from jdmm.errors import InputError
+from jdmm.errors import UnsuitableDataError
 from jdmm.likelihoods import Normal, Raw, unconstrain_sd
 from jdmm.series import Series
 
@@ -13,22 +13,22 @@ def check_normal(modalities: tuple[Modality, ...], model: str) -> None:
     """Refuses modalities that the model would not use as given.
 
     Raises:
-        InputError: naming the modality that is not Normal, has a fixed sd, or has a network of
-            its own.
+        UnsuitableDataError: naming the modality that is not Normal, has a fixed sd, or has a
+            network of its own.
     """
     for modality in modalities:
         if not isinstance(modality.likelihood, Normal):
-            raise InputError(
+            raise UnsuitableDataError(
                 f"expected a Normal likelihood in modality {modality.name!r} for {model}, got "
                 f"{modality.likelihood}"
             )
         if modality.likelihood.sd is not None:
-            raise InputError(
+            raise UnsuitableDataError(
                 f"expected modality {modality.name!r} without a fixed sd for {model}, which fits "
                 f"the sd, got {modality.likelihood}: use Normal()"
             )
         if modality.encoder is not None or modality.decoder is not None:
-            raise InputError(
+            raise UnsuitableDataError(
                 f"expected modality {modality.name!r} without encoder and decoder for {model}, "
                 "which uses no networks"
             )

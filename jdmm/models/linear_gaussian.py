@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from jdmm.errors import DivergenceError, InputError
+from jdmm.errors import DivergenceError, UnsuitableDataError
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.kalman import (
     Parameters,
@@ -185,7 +185,7 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
         `on_iteration` gets "iteration" and "log_likelihood", in nats per observed value.
 
         Raises:
-            InputError: if there are fewer values in a window than states.
+            UnsuitableDataError: if there are fewer values in a window than states.
             DivergenceError: if the likelihood is not finite, naming the iteration.
         """
         self.check(series)
@@ -217,12 +217,12 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
         From random dynamics, EM takes hundreds of iterations to explain more than one modality.
 
         Raises:
-            InputError: if there are fewer values in a window than states.
+            UnsuitableDataError: if there are fewer values in a window than states.
         """
         size, (_, num_steps, features) = self.latent, values.shape
         steps = min(WINDOW, num_steps)
         if size > steps * features:
-            raise InputError(
+            raise UnsuitableDataError(
                 f"expected model.latent of at most {steps * features} for {features} features and "
                 f"{num_steps} steps, got {size}"
             )

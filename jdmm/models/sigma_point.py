@@ -18,7 +18,7 @@ from flax.core import FrozenDict
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
-from jdmm.errors import InputError
+from jdmm.errors import InputError, UnsuitableDataError
 from jdmm.fields import check_section
 from jdmm.inference import filtering, full_filtering, full_smoothing, path_sampling
 from jdmm.inference.full_filtering import Evidence, FullModel
@@ -158,7 +158,7 @@ class SigmaPointSSM(GradientModel):
                 "and updated by moments, got 'likelihood'"
             )
         if self.residual and not any(has_residual(m, self.encoded) for m in self.modalities):
-            raise InputError(
+            raise UnsuitableDataError(
                 "expected model.residual False without a modality that is Normal and updated by "
                 "moments, got True"
             )

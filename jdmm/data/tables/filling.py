@@ -100,29 +100,29 @@ def _filled(
     """The column with predictions where it is missing, in its own type if that holds them."""
     column, own = schema.columns[name], frame[name]
     if column.categorical:
-        return own.zip_with(_known(own, schema), _named(column, values, own.dtype))
+        return own.zip_with(known(own, schema), _named(column, values, own.dtype))
     if own.dtype == pl.String:
         own = pl.Series(name, numbers(frame, name, schema, where))
     if column.binary:
         values = (values > 0.5).astype(np.float64)
-        return own.zip_with(_known(own, schema), pl.Series(name, values).cast(own.dtype))
+        return own.zip_with(known(own, schema), pl.Series(name, values).cast(own.dtype))
     fill = pl.Series(name, values)
     kind = own.dtype if own.dtype.is_float() else pl.Float64
     if column.distribution().counts and own.dtype.is_integer():
         fits = fill.cast(own.dtype, strict=False).is_not_null().all()
         kind = own.dtype if fits else pl.Int64
-    return own.cast(kind).zip_with(_known(own, schema), fill.cast(kind))
+    return own.cast(kind).zip_with(known(own, schema), fill.cast(kind))
 
 
-def _known(column: pl.Series, schema: Schema) -> pl.Series:
+def known(column: pl.Series, schema: Schema) -> pl.Series:
     """Which values are not missing."""
-    known = column.is_not_null()
+    found = column.is_not_null()
     if column.dtype.is_numeric():
         sentinels = [word for word in schema.missing if not isinstance(word, str)]
-        known &= ~column.cast(pl.Float64).is_in(sentinels)
+        found &= ~column.cast(pl.Float64).is_in(sentinels)
     if column.dtype.is_float():
-        known &= column.is_not_nan()
-    return known.fill_null(False)
+        found &= column.is_not_nan()
+    return found.fill_null(False)
 
 
 def _named(column: Column, codes: np.ndarray, dtype: pl.DataType) -> pl.Series:
