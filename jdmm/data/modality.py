@@ -25,6 +25,9 @@ class Modality:
             masks ``(..., feature)``; None for the default network of the likelihood.
         decoder: a Flax module ``(..., latent) -> raw outputs`` of the likelihood; None for the
             default network.
+        residual: whether its features may have residuals of their own beside the state, in a model
+            that has them. Covariates that are always known should not: the state would not learn
+            them.
         image: the form of an image, whose pixels are the features, row by row: then `features` is
             their number, and the default networks are convolutions.
 
@@ -40,6 +43,7 @@ class Modality:
     encoder: nn.Module | None = None
     decoder: nn.Module | None = None
     image: Image | None = None
+    residual: bool = True
 
     def __post_init__(self) -> None:
         """Checks the values."""

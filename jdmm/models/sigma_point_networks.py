@@ -28,8 +28,9 @@ RESIDUAL_SD = 0.0
 
 
 def has_residual(modality: Modality, encoded: Sequence[str]) -> bool:
-    """Whether the features of a modality can have residuals: normal ones that are not encoded."""
-    return isinstance(modality.likelihood, Normal) and modality.name not in encoded
+    """Whether the features of a modality have residuals: normal ones that are not encoded."""
+    normal = isinstance(modality.likelihood, Normal) and modality.name not in encoded
+    return normal and modality.residual
 
 
 class Networks(nn.Module):

@@ -95,6 +95,14 @@ class TableImputer:
         self.num_samples = num_samples
         self.seed = seed
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks the members of its pipelines; nobody else calls it."""
+        from sklearn.base import BaseEstimator  # pyright: ignore[reportMissingImports]
+
+        tags = BaseEstimator().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters of the constructor; `deep` changes nothing."""
         del deep

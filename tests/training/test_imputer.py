@@ -144,10 +144,19 @@ def test_parameters_follow_scikit_learn():
         imputer.set_params(epoch=2)
 
 
-def test_scikit_learn_clones_it(linear):
-    base = pytest.importorskip("sklearn.base")
-    twin = base.clone(linear)
+def test_scikit_learn_clones_it_and_has_it_in_pipelines(linear):
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone  # pyright: ignore[reportMissingImports]
+    from sklearn.pipeline import make_pipeline  # pyright: ignore[reportMissingImports]
+    from sklearn.preprocessing import StandardScaler  # pyright: ignore[reportMissingImports]
+
+    twin = clone(linear)
     assert not hasattr(twin, "schema_") and twin.window == linear.window
+    given = with_gaps(waves_and_noise(0))
+    filled = make_pipeline(twin, StandardScaler()).fit_transform(given)
+    np.testing.assert_allclose(
+        filled, StandardScaler().fit_transform(linear.transform(given)), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
