@@ -61,7 +61,9 @@ class Logarithms:
         known = np.where(train.observed[NAME], train.values[NAME], np.nan)
         self.least = np.nanmin(known, (0, 1))
         self.skewed = np.isin(np.arange(len(self.least)) % channels, SKEWED)
-        self.scaling = jdmm.Standardise.fit(self._logs(train))
+        logs = self._logs(train)
+        self.scaling = jdmm.Standardise.fit(logs)
+        self.most = logs.values[NAME].max((0, 1))
 
     def _logs(self, series: Series) -> Series:
         value = series.values[NAME]
@@ -75,8 +77,13 @@ class Logarithms:
         return self.scaling.apply(self._logs(series))
 
     def undo(self, values: np.ndarray) -> np.ndarray:
-        """Values ``(..., column)`` in standardised units, from logarithms."""
+        """Values ``(..., column)`` in standardised units, from logarithms.
+
+        Skewed columns stay below their largest training value: an error of a logarithm would
+        otherwise grow without limit.
+        """
         logs = np.asarray(self.scaling.undo({NAME: values})[NAME], np.float32)
+        logs = np.where(self.skewed, np.minimum(logs, self.most), logs)
         return np.where(self.skewed, np.exp(logs) - OFFSET + self.least, logs)
 
 

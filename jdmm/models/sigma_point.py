@@ -159,8 +159,8 @@ class SigmaPointSSM(GradientModel):
             )
         if self.residual and not any(has_residual(m, self.encoded) for m in self.modalities):
             raise UnsuitableDataError(
-                "expected model.residual False without a modality that is Normal, updated by moments "
-                "and may have residuals, got True"
+                "expected model.residual False without a modality that is Normal, updated by "
+                "moments and may have residuals, got True"
             )
         weighted = any(value != 1 for value in self.multipliers.values())
         if self.chosen_objective == LIKELIHOOD and (weighted or self.decoded_samples):

@@ -189,6 +189,18 @@ def test_residuals_beside_categories_have_finite_gradients():
     assert error < 0.8 * before
 
 
+def test_covariates_have_no_residuals():
+    known = dataclasses.replace(PAIR[0], residual=False)
+    model = SigmaPointSSM((known, PAIR[1]), 4, residual=True)
+    variables = random_variables(model, series())
+    assert {n for n in variables["params"] if n.startswith("residual")} == {
+        "residual_decay_single",
+        "residual_sd_single",
+    }
+    with pytest.raises(InputError, match="expected model.residual False"):
+        SigmaPointSSM((known,), residual=True)
+
+
 def test_residuals_are_refused_where_there_is_nothing_to_remember():
     label = Modality("label", likelihood=Categorical(3))
     with pytest.raises(InputError, match="expected model.residual False"):

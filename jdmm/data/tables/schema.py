@@ -245,7 +245,9 @@ class Schema:
             parts = tuple(self.columns[column].distribution() for column in columns)
             same = all(part == parts[0] for part in parts)
             own.append(Modality(name, len(columns), parts[0] if same else Mixed(parts)))
-        calendar = [Modality(CALENDAR, 2 * len(self.calendar))] if self.calendar else []
+        calendar = (
+            [Modality(CALENDAR, 2 * len(self.calendar), residual=False)] if self.calendar else []
+        )
         return *own, *calendar
 
     def with_scaling(self, scaling: Mapping[str, tuple[float, float]]) -> "Schema":
