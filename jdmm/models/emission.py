@@ -168,10 +168,12 @@ def backgrounds_of(
     """
     found = {}
     for modality in modalities:
+        if modality.image is None or not modality.image.background:
+            continue
         values, observed = series.values[modality.name], series.observed[modality.name]
-        if modality.image is not None and modality.image.background == RECALLED:
+        if modality.image.background == RECALLED:
             found[modality.name] = frames_of(values, observed, own=not scored)
-        elif modality.image is not None and modality.image.background:
+        else:
             found[modality.name] = background_of(values, observed)
     return found
 

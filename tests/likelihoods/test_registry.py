@@ -42,7 +42,8 @@ def test_texts_and_likelihoods(text):
 
 
 def test_every_name_has_a_text():
-    assert {type(likelihood) for likelihood in TEXTS.values()} == set(LIKELIHOODS.values())
+    own = {cls for cls in LIKELIHOODS.values() if cls.__module__.startswith("jdmm.")}
+    assert {type(likelihood) for likelihood in TEXTS.values()} == own  # other tests register more
 
 
 @pytest.mark.parametrize("text", [" normal ", "normal()", "normal( sd = None )"])
