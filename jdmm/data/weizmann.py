@@ -16,7 +16,8 @@ from jdmm.data.weizmann_files import ACTIONS, PERSONS, SIZE, Clip, read_clips
 from jdmm.errors import InputError
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.networks import Image
-from jdmm.networks.images import BATCH, NONE
+from jdmm.networks.backgrounds import NONE
+from jdmm.networks.images import BATCH
 from jdmm.series import Series
 
 VIDEO, SILHOUETTE, PERSON, ACTION = "video", "silhouette", "person", "action"

@@ -17,7 +17,7 @@ from jdmm.inference.residual import Autoregression
 from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
-from jdmm.networks.images import RECALLED, Frames, background_of, frames_of
+from jdmm.networks.backgrounds import RECALLED, Frames, background_of, frames_of
 from jdmm.series import Series
 
 

@@ -46,7 +46,8 @@ from jdmm.models.emission import (
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss, LossWeights
 from jdmm.networks import GatedTransition
-from jdmm.networks.images import BATCH, Frames
+from jdmm.networks.backgrounds import Frames
+from jdmm.networks.images import BATCH
 from jdmm.series import Series
 
 INFERENCE_FIELDS = {"covariance": str, **QUADRATURE_FIELDS}

@@ -10,15 +10,8 @@ from jdmm import MDMM, InputError, Modality
 from jdmm.likelihoods import Bernoulli, Categorical, Normal, constrain_sd
 from jdmm.models.base import unobserved_series
 from jdmm.networks import BATCH_STATS, BatchNorm, Image, ImageDecoder, ImageEncoder
-from jdmm.networks.images import (
-    FRAMES,
-    DoublingConv,
-    HalvingConv,
-    Recall,
-    convolve,
-    frames_of,
-    patches,
-)
+from jdmm.networks.backgrounds import Recall, frames_of
+from jdmm.networks.convolutions import FRAMES, DoublingConv, HalvingConv, convolve, patches
 
 pytestmark = pytest.mark.usefixtures("x64")
 
