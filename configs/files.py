@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import spirals
+from configs import sections
 from jdmm import SigmaPointSSM
 from jdmm.data.tables.files import Files
 from jdmm.training.imputer import SETTINGS
@@ -53,12 +53,7 @@ def get_config(preset: str = "choose") -> ConfigDict:
     """The configuration; `preset` is one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
-    config: Any = ConfigDict()
-    config.seed = 0
-    config.seeds = 1  # so many models at once, of seeds from `seed` on
-
-    config.data = ConfigDict({"name": "files", **dataclasses.asdict(Files())})
-    config.data.withheld = ConfigDict({"uniform": 0.0, "burst": 0.0, "modality": 0.0})
+    config: Any = sections.start("files", **dataclasses.asdict(Files()))
 
     config.eval = ConfigDict()
     config.eval.tasks = ("fill_10", "fill_50", "fill_blocks", "forecast")
@@ -82,15 +77,12 @@ def get_config(preset: str = "choose") -> ConfigDict:
         config.model = ConfigDict({"name": "sigma_point", "latent": 8, "hidden": 20})
         config.model.emission = model.emission  # "linear" or "mlp"
     config.inference = ConfigDict()
-    spirals.quadratures(config, model)
+    sections.quadratures(config, model)
     config.inference.iterations = 0  # of posterior linearisation; linear emissions need none
     config.inference.tolerance = model.tolerance
     config.loss = ConfigDict({"objective": model.objective})
     config.loss.decoded_samples = model.decoded_samples
-    spirals.training(
-        config,
-        SETTINGS,
-    )
+    sections.training(config, SETTINGS)
     if preset == "smoke":
         config.model.latent = 3
         config.epochs = 2

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import sections
 from jdmm import MDMM, Deletions, LossWeights, SigmaPointSSM, TrainSettings
 
 METHODS = {
@@ -52,19 +53,9 @@ def get_config(preset: str = "best") -> ConfigDict:
     """The configuration; `preset` is one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
-    config: Any = ConfigDict()
-    config.seed = 0
-    config.seeds = 1  # so many models at once, of seeds from `seed` on
-
-    config.data = ConfigDict()
-    config.data.name = "spirals"
+    config: Any = sections.start("spirals")
     config.data.dir = ""  # folder of the data set; "" for the user's cache directory
     config.data.validation = 60  # series cut from the 600 training series
-
-    config.data.withheld = ConfigDict()  # what training and validation series never show
-    config.data.withheld.uniform = 0.0  # fraction of the steps of each modality
-    config.data.withheld.burst = 0.0  # the same in one stretch
-    config.data.withheld.modality = 0.0  # share of the series without one of the modalities
 
     config.eval = ConfigDict()
     config.eval.tasks = (
@@ -126,7 +117,7 @@ def _sigma_point(config: Any) -> None:
     config.model.residual = model.residual  # of each feature, beside the state
 
     config.inference = ConfigDict()
-    quadratures(config, model)
+    sections.quadratures(config, model)
     config.inference.iterations = model.iterations  # of posterior linearisation
     config.inference.tolerance = model.tolerance
 
@@ -134,7 +125,7 @@ def _sigma_point(config: Any) -> None:
     config.loss.decoded_samples = model.decoded_samples
     config.loss.multipliers = {"x": 1.0, "y": 1.0}
 
-    training(
+    sections.training(
         config,
         TrainSettings(
             epochs=100,
@@ -158,7 +149,7 @@ def _bfvi(config: Any) -> None:
 
     config.inference = ConfigDict()
     config.inference.covariance = MDMM.covariance  # of the messages, "diagonal" or "full"
-    quadratures(config, MDMM)
+    sections.quadratures(config, MDMM)
 
     # lambda_m of each modality, for the command line
     weights = LossWeights(multipliers={"x": 1.0, "y": 1.0})
@@ -166,7 +157,7 @@ def _bfvi(config: Any) -> None:
         {**dataclasses.asdict(weights), "multipliers": dict(weights.multipliers)}
     )
 
-    training(
+    sections.training(
         config,
         TrainSettings(
             epochs=400,  # the dynamics keep improving for so long
@@ -178,22 +169,6 @@ def _bfvi(config: Any) -> None:
             deletions=Deletions(modality_dropout={"x": 0.0, "y": 0.0}),
         ),
     )
-
-
-def quadratures(config: Any, model: Any) -> None:
-    """How moments are computed, in training and in prediction."""
-    for prefix in ("", "prediction_"):
-        quadrature = getattr(model, f"{prefix}quadrature")
-        for name in ("rule", "particles", "order"):
-            config.inference[f"{prefix}{name}"] = getattr(quadrature, name)
-
-
-def training(config: Any, settings: TrainSettings) -> None:
-    """The fields of training."""
-    train = dataclasses.asdict(settings)
-    for name in ("epochs", "batch_size", "learning_rate"):
-        config[name] = train.pop(name)
-    config.train = ConfigDict(train)
 
 
 def _paper(config: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import spirals
+from configs import sections
 from jdmm import MDMM, Deletions, LossWeights, SigmaPointSSM, TrainSettings
 from jdmm.data.weizmann import Weizmann
 
@@ -43,12 +43,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     """The configuration; `preset` is one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
-    config: Any = ConfigDict()
-    config.seed = 0
-    config.seeds = 1  # so many models at once, of seeds from `seed` on
-
-    config.data = ConfigDict({"name": "weizmann", **dataclasses.asdict(Weizmann())})
-    config.data.withheld = ConfigDict({"uniform": 0.0, "burst": 0.0, "modality": 0.0})
+    config: Any = sections.start("weizmann", **dataclasses.asdict(Weizmann()))
 
     config.eval = ConfigDict()
     config.eval.tasks = tuple(Weizmann().tasks)
@@ -120,7 +115,7 @@ def _train(config: Any) -> None:
         weights = {"silhouette": 1.0, "action": 100.0}
     given = {name: dropout[name] for name in config.data.include}
     deletions = dataclasses.replace(DELETIONS, modality_dropout=given)
-    spirals.training(config, dataclasses.replace(SETTINGS, deletions=deletions))
+    sections.training(config, dataclasses.replace(SETTINGS, deletions=deletions))
     config.loss.multipliers = {name: weights[name] for name in config.data.include}
 
 
@@ -131,7 +126,7 @@ def _sigma_point(config: Any) -> None:
     config.model.emission = "mlp"
     config.model.updates = {name: "encoder" for name in config.data.include}
     config.inference = ConfigDict()
-    spirals.quadratures(config, model)
+    sections.quadratures(config, model)
     config.inference.iterations = 0
     config.inference.tolerance = model.tolerance
     config.loss = ConfigDict({"objective": "bound", "decoded_samples": 1})
@@ -141,7 +136,7 @@ def _bfvi(config: Any) -> None:
     """Backward-forward variational inference, at a size for a CPU."""
     config.model = ConfigDict({"name": "mdmm", "latent": 32, "hidden": 64})
     config.inference = ConfigDict({"covariance": MDMM.covariance})
-    spirals.quadratures(config, MDMM)
+    sections.quadratures(config, MDMM)
     weights = LossWeights(filter=0.0, smoother=1.0, time_reversal=0.0)
     config.loss = ConfigDict({**dataclasses.asdict(weights), "multipliers": {}})
 

@@ -26,7 +26,7 @@ from jdmm.evaluation.prediction import UNCALIBRATED
 from jdmm.experiments import report, settings
 from jdmm.experiments.evaluate import evaluate, predict_tasks
 from jdmm.experiments.settings import Config, Experiment
-from jdmm.experiments.train import Trained, check_training, train
+from jdmm.experiments.train import Trained, check_training, claim, train
 from jdmm.files import write_text
 from jdmm.models import MODELS
 from jdmm.models.base import ExactLikelihood, SelfFittingModel
@@ -87,7 +87,7 @@ def choose_and_evaluate(
             "chosen": chosen,
             "candidates": {name: outcomes[name] for name in config.candidates},
         }
-        write_text(workdir / report.CANDIDATES, json.dumps(choice, indent=2) + "\n")
+        write_text(workdir / report.CHOICE, json.dumps(choice, indent=2) + "\n")
         shutil.copytree(
             workdir / CANDIDATES / chosen,
             workdir,
@@ -157,26 +157,14 @@ def _claim(experiment: Experiment, workdir: Path) -> None:
         InputError: if the directory is of another choice or of a single model, or cannot be
             written.
     """
-    path = workdir / CANDIDATES / "config.json"
-    try:
-        if path.exists():
-            if other := settings.difference(experiment, settings.load_config(path)):
-                raise InputError(
-                    f"expected a work directory of this configuration, got {workdir} where "
-                    f"{other}: give another --workdir"
-                )
-        elif (workdir / "config.json").exists():
-            raise InputError(
-                f"expected a work directory of candidates, got {workdir} of a single model: give "
-                "another --workdir"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        settings.save_config(experiment.config, path)
-        experiment.dataset.keep(workdir)
-    except OSError as error:
+    folder = workdir / CANDIDATES
+    if (workdir / "config.json").exists() and not folder.exists():
         raise InputError(
-            f"expected a work directory that can be written, got {workdir} ({error.strerror})"
-        ) from None
+            f"expected a work directory of candidates, got {workdir} of a single model: give "
+            "another --workdir"
+        )
+    claim(experiment, folder)
+    experiment.dataset.keep(workdir)
 
 
 def _outcome(

@@ -19,7 +19,7 @@ from jdmm.files import write_text
 from jdmm.plotting import runs, storyboard, style
 from jdmm.series import Series
 
-CANDIDATES = "candidates.json"
+CHOICE = "candidates.json"
 """The file in a work directory that says among which models its own was chosen."""
 
 Outcomes = Mapping[str, tuple[Prediction, Series]]
@@ -315,7 +315,7 @@ def _log_likelihood(results: Mapping[str, Any]) -> list[str]:
 
 def _candidates(workdir: Path) -> list[str]:
     """Among which models this one was chosen, under a heading; nothing without a choice."""
-    path = workdir / CANDIDATES
+    path = workdir / CHOICE
     if not path.exists():
         return []
     return ["", "## Candidates", "", *candidates(json.loads(path.read_text()))]

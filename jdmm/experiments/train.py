@@ -77,7 +77,7 @@ def train(
     devices = devices or Devices.available()
     check_training(experiment, data, devices)
     if parallel.is_primary():
-        _claim(experiment, workdir)
+        claim(experiment, workdir)
     if isinstance(model, SelfFittingModel):
         return _fit(model, series)
     model, training = _trainable(experiment)
@@ -154,7 +154,7 @@ def _trained(progress: Progress) -> Trained:
     )
 
 
-def _claim(experiment: Experiment, workdir: Path) -> None:
+def claim(experiment: Experiment, workdir: Path) -> None:
     """Writes the configuration into a new work directory, or compares it with that of an old one.
 
     Raises:

@@ -216,10 +216,10 @@ def _with_residual(emission: Function, own: Moments) -> Function:
     """The emission with the predicted residuals in it, at states ``(latent, point * n)``."""
 
     def shifted(states: jax.Array) -> Moments:
-        mean, variance = emission(states)
-        count = mean.shape[1] // own.mean.shape[1]
-        further = (jnp.tile(leaf, (1, count)) for leaf in own)
-        return Moments(*(leaf + more for leaf, more in zip((mean, variance), further, strict=True)))
+        told = emission(states)
+        count = told.mean.shape[1] // own.mean.shape[1]
+        mean, variance = (jnp.tile(leaf, (1, count)) for leaf in own)
+        return Moments(told.mean + mean, told.variance + variance)
 
     return shifted
 

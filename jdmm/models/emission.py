@@ -1,6 +1,5 @@
 """Encoders and decoders of modalities, and the evidence that encoders give."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,10 @@ from jax import numpy as jnp
 
 from jdmm.data.modality import Modality
 from jdmm.errors import InputError
-from jdmm.inference import gaussian, residual
+from jdmm.inference import gaussian
 from jdmm.inference.gaussian import Gaussian, Moments
 from jdmm.inference.posterior import States
-from jdmm.inference.residual import Autoregression
-from jdmm.likelihoods import Categorical, Likelihood, Normal, Raw
+from jdmm.likelihoods import Categorical, Raw
 from jdmm.models.grouping import NetworkGroups
 from jdmm.networks import ImageDecoder, ImageEncoder, LabelEncoder, MLPDecoder, MLPEncoder
 from jdmm.networks.backgrounds import RECALLED, Frames, background_of, frames_of
@@ -178,74 +176,6 @@ def backgrounds_of(
     return found
 
 
-def num_statistics(modality: Modality) -> int:
-    """The number of statistics of the features, by whose moments a filter updates its state."""
-    features = jax.ShapeDtypeStruct((modality.features,), jnp.float32)
-    return jax.eval_shape(modality.likelihood.statistics, features).shape[-1]
-
-
-def add_residuals(
-    likelihoods: Mapping[str, Likelihood],
-    residuals: Mapping[str, Autoregression],
-    raw: Mapping[str, Raw],
-    series: Series,
-) -> tuple[dict[str, Raw], dict[str, jax.Array]]:
-    """The emissions with the residuals of the features, given the path of the states.
-
-    Args:
-        likelihoods: modality -> likelihood.
-        residuals: normal modality -> residuals of its features; others are left as they are.
-        raw: of the emissions, ``(..., batch, time, feature)``.
-        series: what is observed.
-
-    Returns:
-        Raw outputs of the same shapes, and of each modality with residuals log p(x | z) of what is
-        observed of each series, the residuals integrated out, in nats, ``(..., batch)``.
-    """
-    found, scores = dict(raw), {}
-    values = masked_values(series)
-    for name, own in residuals.items():
-        likelihood = _normal(likelihoods[name])
-        mean, variance = likelihood.moments(raw[name])
-        time_first = jnp.moveaxis(mean, (-2, -1), (0, 1))  # (time, feature, ..., batch)
-        shape = time_first.shape
-        repeats = math.prod(shape[2:-1])
-        value, observed = (
-            jnp.tile(jnp.moveaxis(jnp.asarray(leaf), 0, -1), (1, 1, repeats))
-            for leaf in (values[name], series.observed[name])
-        )
-        noise = jnp.moveaxis(variance, (-2, -1), (0, 1)).reshape(value.shape)
-        error = value - time_first.reshape(value.shape)
-        smoothed, log_prob = residual.smooth(own, error, noise, observed)
-        shift, sd, scored = (
-            jnp.moveaxis(leaf.reshape(shape), (0, 1), (-2, -1))
-            for leaf in (smoothed.mean, jnp.sqrt(noise + smoothed.variance), log_prob)
-        )
-        found[name] = likelihood.raw(mean + shift, sd)
-        scores[name] = jnp.sum(scored, (-2, -1))
-    return found, scores
-
-
-def widen(
-    likelihoods: Mapping[str, Likelihood],
-    residuals: Mapping[str, Autoregression],
-    raw: Mapping[str, Raw],
-) -> dict[str, Raw]:
-    """The emissions with residuals of which nothing is known; see `add_residuals`."""
-    found = dict(raw)
-    for name, own in residuals.items():
-        likelihood = _normal(likelihoods[name])
-        mean, variance = likelihood.moments(raw[name])
-        further = jnp.broadcast_to(own.variance[:, 0], mean.shape)
-        found[name] = likelihood.raw(mean, jnp.sqrt(variance + further))
-    return found
-
-
-def _normal(likelihood: Likelihood) -> Normal:
-    assert isinstance(likelihood, Normal)  # others have no residuals
-    return likelihood
-
-
 def raw_outputs(
     decoders: NetworkGroups,
     states: States,
@@ -276,3 +206,51 @@ def raw_outputs(
         return decoder(each, mask, background)
 
     return decoders.map(decode, own, masks, static)
+
+
+def conditional_moments(
+    modalities: Sequence[Modality], decode: Callable[[dict[str, jax.Array]], dict[str, Raw]]
+) -> Callable[[jax.Array], Moments]:
+    """States ``(latent, n)`` -> conditional moments ``(statistic, n)`` of these modalities.
+
+    Args:
+        modalities: those that update a filter by their moments; there may be none.
+        decode: raw outputs of each modality from its states ``(n, latent)``.
+    """
+
+    def emission(states: jax.Array) -> Moments:
+        last = jnp.moveaxis(states, 0, -1)
+        raw = decode({m.name: last for m in modalities})
+        each = [m.likelihood.moments(raw[m.name]) for m in modalities]
+        if not each:
+            return Moments(*(jnp.zeros((0, states.shape[-1]), states.dtype),) * 2)
+        return Moments(
+            *(
+                jnp.moveaxis(jnp.concatenate(leaves, -1), -1, 0)
+                for leaves in zip(*each, strict=True)
+            )
+        )
+
+    return emission
+
+
+def observed_statistics(
+    modalities: Sequence[Modality], series: Series
+) -> tuple[jax.Array, jax.Array]:
+    """Statistics of what is observed, as `conditional_moments` orders them, and their masks.
+
+    Returns:
+        Two arrays ``(time, statistic, batch)``.
+    """
+    given = masked_values(series)
+    values = [jnp.zeros((series.batch, series.num_steps, 0))]
+    masks = [jnp.zeros((series.batch, series.num_steps, 0), bool)]
+    for modality in modalities:
+        value = modality.likelihood.statistics(given[modality.name])
+        repeats = value.shape[-1] // modality.features
+        values.append(value)
+        masks.append(jnp.repeat(jnp.asarray(series.observed[modality.name]), repeats, -1))
+    value, observed = (
+        jnp.moveaxis(jnp.concatenate(leaves, -1), 0, -1) for leaves in (values, masks)
+    )
+    return value, observed

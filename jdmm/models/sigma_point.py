@@ -25,11 +25,10 @@ from jdmm.inference.full_filtering import Evidence, FullModel
 from jdmm.inference.full_smoothing import PathPosterior
 from jdmm.inference.gaussian import Gaussian, Moments, product
 from jdmm.inference.quadrature import ROTATED_SIGMA_POINTS, Points, Quadrature
-from jdmm.inference.residual import no_residuals
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.inference.square_root import FullMoments
 from jdmm.likelihoods import Normal, Raw
-from jdmm.models import objectives
+from jdmm.models import filter_bound, objectives, residuals
 from jdmm.models.base import (
     QUADRATURE_FIELDS,
     Config,
@@ -43,15 +42,13 @@ from jdmm.models.base import (
     quadratures_of,
 )
 from jdmm.models.emission import (
-    add_residuals,
     backgrounds_of,
     bind,
+    conditional_moments,
     evidence_of,
     make_encoder,
-    masked_values,
-    num_statistics,
+    observed_statistics,
     raw_outputs,
-    widen,
 )
 from jdmm.models.grouping import NetworkGroups, modality_groups, updated_statistics
 from jdmm.models.objectives import Loss
@@ -232,6 +229,11 @@ class SigmaPointSSM(GradientModel):
         )
 
     @property
+    def _exact(self) -> list[Modality]:
+        """The others, which update it by moments."""
+        return [m for m in self.modalities if m.name not in self.encoded]
+
+    @property
     def networks(self) -> Networks:
         """The Flax module."""
         return Networks(
@@ -274,26 +276,10 @@ class SigmaPointSSM(GradientModel):
         """The model as pure functions, for the recursions of `jdmm.inference`."""
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
         decode = partial(raw_outputs, self._decoders(variables))
-        exact = [m for m in self.modalities if m.name not in self.encoded]
-
-        def emission(states: jax.Array) -> Moments:
-            """Moments ``(statistic, n)`` of all modalities that update by them."""
-            last = jnp.moveaxis(states, 0, -1)
-            raw = decode({m.name: last for m in exact})
-            each = [m.likelihood.moments(raw[m.name]) for m in exact]
-            if not each:
-                return Moments(*(jnp.zeros((0, states.shape[-1]), states.dtype),) * 2)
-            return Moments(
-                *(
-                    jnp.moveaxis(jnp.concatenate(leaves, -1), -1, 0)
-                    for leaves in zip(*each, strict=True)
-                )
-            )
-
-        own = networks.residuals()
-        rows = [own.get(m.name) or no_residuals(num_statistics(m)) for m in exact] if own else []
-        residual = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows) if own else None
-        return FullModel(networks.initial(), method(Networks.step_forward), emission, residual)
+        exact = self._exact
+        emission = conditional_moments(exact, decode)
+        own = residuals.join(networks.residuals(), exact)
+        return FullModel(networks.initial(), method(Networks.step_forward), emission, own)
 
     def evidence(self, variables: Variables, series: Series) -> Evidence:
         """What is observed, with the time in front and the series last.
@@ -305,18 +291,7 @@ class SigmaPointSSM(GradientModel):
         return self._evidence(self._encoders(variables), series)
 
     def _evidence(self, encoders: NetworkGroups, series: Series) -> Evidence:
-        given = masked_values(series)
-        values = [jnp.zeros((series.batch, series.num_steps, 0))]
-        masks = [jnp.zeros((series.batch, series.num_steps, 0), bool)]
-        for modality in self.modalities:
-            if modality.name not in self.encoded:
-                value = modality.likelihood.statistics(given[modality.name])
-                repeats = value.shape[-1] // modality.features
-                values.append(value)
-                masks.append(jnp.repeat(jnp.asarray(series.observed[modality.name]), repeats, -1))
-        value, observed = (
-            jnp.moveaxis(jnp.concatenate(leaves, -1), 0, -1) for leaves in (values, masks)
-        )
+        value, observed = observed_statistics(self._exact, series)
         if not self.encoded:
             return Evidence(value, observed)
         factor = product(*evidence_of(encoders, series.select(self.encoded)).values())
@@ -358,63 +333,16 @@ class SigmaPointSSM(GradientModel):
             scored = Points(offsets, jnp.full(self.decoded_samples, 1 / self.decoded_samples))
         backgrounds = backgrounds_of(self.modalities, series, scored=True)
         decode = partial(raw_outputs, decoders, backgrounds=backgrounds)
-        told = self._residuals_of(variables, found)
-        nll = -self._expected_log_prob(decode, found.filtered, targets, scored, told)
+        own = residuals.split(found.residual, self._residuals(variables), self._exact)
+        nll = -filter_bound.expected_log_prob(
+            self.modalities, self.multipliers, decode, found.filtered, own, targets, scored
+        )
         kl = jnp.where(series.valid.T, found.kl, 0.0)
         terms = {"filter_nll": nll, "filter_kl": jnp.sum(kl)}
         statistics = None
         if training:
             statistics = updated_statistics(variables, encoders=encoders, decoders=decoders)
         return Loss(terms, count, broken, statistics)
-
-    def _residuals_of(
-        self, variables: Variables, found: full_filtering.FilteredStates
-    ) -> dict[str, Moments]:
-        """Modality -> the filtered residuals of its features, ``(batch, time, feature)``."""
-        if found.residual is None:
-            return {}
-        residuals, told, start = self.networks.bind(variables).residuals(), {}, 0
-        for modality in self.modalities:
-            if modality.name not in self.encoded:
-                end = start + num_statistics(modality)
-                if modality.name in residuals:
-                    told[modality.name] = Moments(
-                        *(jnp.moveaxis(leaf[:, start:end], -1, 0) for leaf in found.residual)
-                    )
-                start = end
-        return told
-
-    def _expected_log_prob(
-        self,
-        decode: Any,
-        states: FullMoments,
-        targets: Series,
-        points: Points,
-        residuals: Mapping[str, Moments],
-    ) -> jax.Array:
-        """E log p(x_t | z_t, r_t) of all targets, weighted by the multipliers, in nats."""
-        placed = full_smoothing.place_all(states, points)  # (time, latent, point, n)
-        shape = (placed.shape[2], targets.batch, targets.num_steps)
-        counted = {
-            name: jnp.broadcast_to(jnp.any(mask, -1)[None], shape)
-            for name, mask in targets.observed.items()
-        }
-        raw = decode(jnp.transpose(placed, (2, 3, 0, 1)), counted)
-        total, given = jnp.zeros(()), masked_values(targets)
-        for modality in self.modalities:
-            values = given[modality.name]
-            every = jnp.broadcast_to(values[None], (placed.shape[2], *values.shape))
-            if modality.name in residuals:
-                own = residuals[modality.name]  # E over r: at its mean, less var r / (2 R)
-                _, noise = modality.likelihood.moments(raw[modality.name])
-                each = modality.likelihood.log_prob(raw[modality.name], every - own.mean[None])
-                each -= 0.5 * own.variance[None] / noise
-            else:
-                each = modality.likelihood.log_prob(raw[modality.name], every)
-            each = jnp.where(targets.observed[modality.name][None], each, 0.0)
-            multiplier = self.multipliers.get(modality.name, 1.0)
-            total += multiplier * (points.weights @ jnp.sum(each, (1, 2, 3)))
-        return total
 
     def path_posterior(self, variables: Variables, series: Series, key: jax.Array) -> PathPosterior:
         """The smoothed states of all series, and how to sample whole paths.
@@ -497,7 +425,7 @@ class SigmaPointSSM(GradientModel):
         Residuals have their stationary distribution.
         """
         raw = raw_outputs(self._decoders(variables), states)
-        return widen(self.likelihoods, self.networks.bind(variables).residuals(), raw)
+        return residuals.widen(self.likelihoods, self._residuals(variables), raw)
 
     def emissions_of(
         self, variables: Variables, states: jax.Array, series: Series
@@ -505,19 +433,23 @@ class SigmaPointSSM(GradientModel):
         """`emissions`, with the background of images, or with the residuals given the states."""
         backgrounds = backgrounds_of(self.modalities, series)
         raw = raw_outputs(self._decoders(variables), states, backgrounds=backgrounds)
-        residuals = self.networks.bind(variables).residuals()
-        return add_residuals(self.likelihoods, residuals, raw, series)[0]
+        return residuals.add_residuals(self.likelihoods, self._residuals(variables), raw, series)[0]
 
     def path_log_prob(
         self, variables: Variables, states: jax.Array, series: Series, raw: dict[str, Raw]
     ) -> jax.Array:
         """Log p(x | z) of what is observed, ``(..., batch)``; the residuals are integrated out."""
-        residuals = self.networks.bind(variables).residuals()
+        own = self._residuals(variables)
+        if not own:
+            return super().path_log_prob(variables, states, series, raw)
         told = raw_outputs(self._decoders(variables), states)
-        scores = add_residuals(self.likelihoods, residuals, told, series)[1]
-        others = {name: own for name, own in self.likelihoods.items() if name not in residuals}
+        scores = residuals.add_residuals(self.likelihoods, own, told, series)[1]
+        others = {name: each for name, each in self.likelihoods.items() if name not in own}
         total = observed_log_prob(others, raw, series, states.shape[:-2])
         return sum(scores.values(), total)
+
+    def _residuals(self, variables: Variables) -> residuals.Residuals:
+        return self.networks.bind(variables).residuals()
 
     def _encoders(self, variables: Variables, training: bool = False) -> NetworkGroups:
         networks = self.networks.bind(variables).encoders if self.encoded else {}

@@ -12,6 +12,7 @@ import polars as pl
 from jdmm.data.corruption import Deletions
 from jdmm.data.modality import Modality
 from jdmm.data.prepare import windows
+from jdmm.data.tables.files import Files, training_stride
 from jdmm.data.tables.filling import known
 from jdmm.data.tables.reading import need_columns, numbers, read_frame
 from jdmm.data.tables.schema import Column, Schema
@@ -37,9 +38,6 @@ SETTINGS = TrainSettings(
     deletions=Deletions.none(),  # the likelihood needs no hidden values to learn from
 )
 """How state space models learn from tables."""
-
-TRAIN_WINDOWS = 100
-"""At least about so many windows to train on. Those of a short table overlap."""
 
 PREDICTED_WINDOWS = 12
 """Windows that are predicted at a time; they decide the memory."""
@@ -150,7 +148,7 @@ class TableImputer:
                 raise InputError(f"expected an observed value in column {name!r}, got none")
         if self.window < 2:
             raise InputError(f"expected window of at least 2 steps, got {self.window}")
-        stride = min(max(int(np.sum(table.lengths)) // TRAIN_WINDOWS, 1), self.window)
+        stride = training_stride(int(np.sum(table.lengths)), self.window, Files.train_windows)
         series = windows(table.series, self.window, stride, drop_empty=True).series
         model = (self.model or default_model)(table.schema.modalities)
         if isinstance(model, SelfFittingModel):

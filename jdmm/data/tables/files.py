@@ -212,7 +212,7 @@ class Files(Dataset):
             stride = self.window
             if name == "train":
                 steps = int((part.stop - part.start).sum())
-                stride = min(stride, max(steps // self.train_windows, 1))
+                stride = training_stride(steps, self.window, self.train_windows)
             source, start, lengths = _windows(part, self.window, stride)
             seen = _observed(table.grid, source, start, lengths)
             if not seen.any():
@@ -274,6 +274,11 @@ class Files(Dataset):
             if modality in arrays
             for place, column in enumerate(columns)
         }
+
+
+def training_stride(steps: int, window: int, least: int) -> int:
+    """Steps from one training window to the next: all of them, or fewer for `least` windows."""
+    return min(max(steps // least, 1), window)
 
 
 def _windows(part: Parts, length: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
