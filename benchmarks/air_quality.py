@@ -26,7 +26,7 @@ import numpy as np
 from air_quality_data import PARTS, Part
 
 import jdmm
-from jdmm import Deletions, Modality, Series, TrainSettings
+from jdmm import Deletions, Modality, Series, TrainSettings, compiling
 
 NAME = "air"
 SKEWED = (0, 1, 2, 3, 4, 5, 9, 10)
@@ -112,7 +112,11 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         settings = TrainSettings(epochs=options.epochs, batch_size=64, deletions=hide)
         return jdmm.fit(model, series, validation, settings)
     model = jdmm.SigmaPointSSM(
-        air, latent=options.latent, hidden=options.hidden, residual=options.residual
+        air,
+        latent=options.latent,
+        hidden=options.hidden,
+        residual=options.residual,
+        iterations=0,  # emissions are linear
     )
     settings = TrainSettings(
         epochs=options.epochs,
@@ -145,6 +149,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()
+    compiling.limit_threads(1)
 
     whole = load(options.data, options.hours)
     shown, hidden = {}, {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
+import threadpoolctl
 
 DEVICE_AXIS = "devices"
 """Name of the mapped axis of devices that share a batch, over which they sum."""
@@ -60,17 +61,20 @@ def enable_compilation_cache(directory: str | None = None) -> None:
 
 
 def limit_threads(count: int) -> None:
-    """Limits the threads that XLA computes with on the CPU; call it before anything is computed.
+    """Limits the threads that XLA and BLAS compute with on the CPU; call it before both do.
 
     The steps of a recursion are small: handing their parts to several threads costs more time than
-    it saves. The variable NPROC of the environment wins, and virtual CPU devices are left alone,
-    because they need a thread each.
+    it saves. For XLA the variable NPROC of the environment wins, and virtual CPU devices are left
+    alone, because they need a thread each.
 
     Args:
-        count: number of threads; 0 leaves it to XLA, which takes one per core.
+        count: number of threads; 0 leaves it to XLA and BLAS, which take one per core.
     """
+    if not count:
+        return
+    threadpoolctl.threadpool_limits(count, "blas")
     virtual = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if count and not virtual:
+    if not virtual:
         os.environ.setdefault("NPROC", str(count))
 
 

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import threadpoolctl
 
 from jdmm import compiling
 from jdmm.compiling import Compilations, Static
@@ -114,3 +115,5 @@ def test_threads_are_limited_unless_the_environment_says_otherwise(monkeypatch):
     assert os.environ["NPROC"] == "2"
     compiling.limit_threads(1)
     assert os.environ["NPROC"] == "2"
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
+    assert blas and all(library["num_threads"] == 1 for library in blas)

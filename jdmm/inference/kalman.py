@@ -72,10 +72,12 @@ def kalman_filter(
         information = p.emission.T @ (precision * innovation)
         # (V^-1 + C' W C)^-1 = (1 + V C' W C)^-1 V, which also holds for a singular V
         inner = jnp.eye(len(mean)) + covariance @ (p.emission.T * precision[None]) @ p.emission
-        updated = symmetric(jnp.linalg.solve(inner, covariance))
+        factors = jax.scipy.linalg.lu_factor(inner)
+        updated = symmetric(jax.scipy.linalg.lu_solve(factors, covariance))
+        log_determinant = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors[0]))))
         quadratic = jnp.sum(precision * innovation**2) - information @ updated @ information
         constants = jnp.sum(jnp.where(mask, jnp.log(2 * jnp.pi * p.emission_variance), 0.0))
-        log_prob = -0.5 * (quadratic + constants + jnp.linalg.slogdet(inner)[1])
+        log_prob = -0.5 * (quadratic + constants + log_determinant)
         filtered = mean + updated @ information
         next_mean = p.dynamics @ filtered + p.dynamics_bias
         next_covariance = symmetric(p.dynamics @ updated @ p.dynamics.T + p.dynamics_covariance)

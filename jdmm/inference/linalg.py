@@ -7,6 +7,8 @@ larger matrices go to `jax.lax.linalg`.
 
 import functools
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -91,19 +93,23 @@ def _triangularise_forward(a: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ja
 def _triangularise_backward(
     factors: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
-    """L'^-1 (Phi + Phi') Q with Phi = L' G, its upper triangle 0 and its diagonal halved.
+    """L'^-1 S Q, S being the symmetric matrix with the lower triangle of L' G.
 
     This is the gradient of the Cholesky factor of A A' (Murray 2016, arXiv 1602.07527) in terms of
     A = L Q.
     """
     lower, orthonormal = factors
-    size = lower.shape[0]
-    half = np.tril(np.ones((size, size), gradient.dtype)) - 0.5 * np.eye(size, dtype=gradient.dtype)
-    phi = half[:, :, None] * matmul(transpose(lower), gradient)
-    return (matmul(solve_lower_transposed(lower, phi + transpose(phi)), orthonormal),)
+    symmetric = _symmetric_of_lower(matmul(transpose(lower), gradient))
+    return (matmul(solve_lower_transposed(lower, symmetric), orthonormal),)
 
 
 triangularise.defvjp(_triangularise_forward, _triangularise_backward)
+
+
+def _symmetric_of_lower(a: jax.Array) -> jax.Array:
+    weights = np.tril(np.ones(a.shape[:2], a.dtype)) - 0.5 * np.eye(a.shape[0], dtype=a.dtype)
+    half = a * weights[:, :, None]
+    return half + transpose(half)
 
 
 def solve_lower(
@@ -145,10 +151,7 @@ def lq(a: Float[Array, "row column n"]) -> tuple[Array, Array]:
     if not size:
         return jnp.zeros((0, 0, n), a.dtype), a
     if size > MAX_UNROLLED:
-        q, r = jnp.linalg.qr(jnp.moveaxis(a, (0, 1, 2), (2, 1, 0)))
-        sign = jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0).astype(a.dtype)
-        lower = jnp.moveaxis(r * sign[:, :, None], (0, 1, 2), (2, 1, 0))
-        return lower, jnp.moveaxis(q * sign[:, None, :], (0, 1, 2), (2, 1, 0))
+        return _lq_large(a)
     # modified Gram-Schmidt, whose L is as accurate as that of Householder reflections
     columns, directions = [], []
     for i in range(size):
@@ -161,12 +164,86 @@ def lq(a: Float[Array, "row column n"]) -> tuple[Array, Array]:
     return jnp.stack(columns, 1), jnp.stack(directions)
 
 
+@jax.custom_vjp
+def _lq_large(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    q, r = qr(jnp.moveaxis(a, (0, 1, 2), (2, 1, 0)))
+    sign = jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0).astype(a.dtype)
+    lower = jnp.moveaxis(r * sign[:, :, None], (0, 1, 2), (2, 1, 0))
+    return lower, jnp.moveaxis(q * sign[:, None, :], (0, 1, 2), (2, 1, 0))
+
+
+def _lq_large_forward(a: jax.Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    factors = _lq_large(a)
+    return factors, factors
+
+
+def _lq_large_backward(
+    factors: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array]:
+    """Of A = L Q (Seeger et al. 2017, arXiv 1710.08717)."""
+    (lower, q), (of_lower, of_q) = factors, gradients
+    inner = matmul(transpose(lower), of_lower) - matmul(of_q, transpose(q))
+    return (solve_lower_transposed(lower, of_q + matmul(_symmetric_of_lower(inner), q)),)
+
+
+_lq_large.defvjp(_lq_large_forward, _lq_large_backward)
+
+
 def _solve_large(lower: jax.Array, b: jax.Array, transposed: bool) -> jax.Array:
     size = max(lower.shape[2], b.shape[2])
     zero = diagonal_matrix(jnp.where(diagonal(lower) < LEAST_NORM, LEAST_NORM, 0.0))
     lower = lower + zero.astype(lower.dtype)
-    lower, b = (jnp.moveaxis(jnp.broadcast_to(m, (*m.shape[:2], size)), -1, 0) for m in (lower, b))
-    solved = jax.lax.linalg.triangular_solve(
-        lower, b, left_side=True, lower=True, transpose_a=transposed
+    lower, b = (jnp.broadcast_to(m, (*m.shape[:2], size)) for m in (lower, b))
+    return _solve(lower, b, transposed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _solve(lower: jax.Array, b: jax.Array, transposed: bool) -> jax.Array:
+    solve = functools.partial(
+        jax.lax.linalg.triangular_solve, left_side=True, lower=True, transpose_a=transposed
     )
-    return jnp.moveaxis(solved, 0, -1)
+    return jnp.moveaxis(_each(solve, *(jnp.moveaxis(m, -1, 0) for m in (lower, b))), 0, -1)
+
+
+def _solve_forward(
+    lower: jax.Array, b: jax.Array, transposed: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    solved: jax.Array = _solve(lower, b, transposed)
+    return solved, (lower, solved)
+
+
+def _solve_backward(
+    transposed: bool, factors: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    lower, solved = factors
+    of_b: jax.Array = _solve(lower, gradient, not transposed)
+    first, second = (solved, of_b) if transposed else (of_b, solved)
+    triangle = np.tril(np.ones(lower.shape[:2], lower.dtype))[:, :, None]
+    return -triangle * matmul(first, transpose(second)), of_b
+
+
+_solve.defvjp(_solve_forward, _solve_backward)
+
+
+def qr(a: Float[Array, "n row column"]) -> tuple[Array, Array]:
+    """A = Q R, with the batch in front; it has no gradient."""
+    return _each(_qr, a)
+
+
+def _qr(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    q, r = jnp.linalg.qr(matrix)
+    return q, r
+
+
+def _each(function: Callable[..., Any], *matrices: jax.Array) -> Any:
+    """A function of `jax.lax.linalg` for many matrices ``(n, row, column)``.
+
+    On the CPU they are computed one by one, under `jax.vmap` too. A call for a batch waits there
+    for XLA's threads while it occupies one of them, so that two such calls at a time can wait
+    forever.
+    """
+    return jax.lax.platform_dependent(
+        *matrices,
+        cpu=jax.vmap(jax.custom_batching.sequential_vmap(function)),
+        default=function,
+    )

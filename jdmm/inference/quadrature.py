@@ -137,7 +137,7 @@ def rotated_sigma_points(
     Fixed axes have fixed errors, and a model can learn to use them.
     """
     normal = jax.random.normal(key, (num_steps, latent, latent))
-    axes, upper = jnp.linalg.qr(normal)
+    axes, upper = linalg.qr(normal)
     # uniform over the orthogonal matrices only with the signs of R (Mezzadri 2007)
     axes = axes * jnp.sign(jnp.diagonal(upper, axis1=1, axis2=2))[:, None]
     axes = jnp.sqrt(float(latent)) * axes

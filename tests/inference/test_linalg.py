@@ -1,5 +1,10 @@
 """Linear algebra of matrices with the batch last, against numpy."""
 
+import os
+import re
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -41,6 +46,22 @@ def test_triangularise_has_the_right_gradient(size: int) -> None:
         return jnp.sum(weights * linalg.triangularise(a))
 
     check_gradient(jax.jit(jax.value_and_grad(objective)), draw(0, size, 2 * size, 2))
+
+
+@pytest.mark.usefixtures("x64")
+@SIZES
+def test_factors_and_solutions_have_the_right_gradients(size: int) -> None:
+    """Of all outputs of the LQ factors, and of both arguments of both solutions."""
+    weights = draw(1, 3, size, 2 * size, 2)
+
+    def objective(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        lower, orthonormal = linalg.lq(inputs[0])
+        solved = linalg.solve_lower(lower, inputs[1])
+        transposed = linalg.solve_lower_transposed(lower, inputs[1])
+        return jnp.sum(weights * jnp.stack([orthonormal, solved, transposed]))
+
+    a = draw(0, size, 2 * size, 2) + 3 * np.eye(size, 2 * size)[:, :, None]
+    check_gradient(jax.jit(jax.value_and_grad(objective)), (a, draw(2, size, 2 * size, 1)))
 
 
 @SIZES
@@ -96,3 +117,46 @@ def test_zeros_have_finite_gradients(size: int) -> None:
     for a in (np.zeros_like(row), row):
         gradient = jax.grad(lambda a: jnp.sum(linalg.triangularise(a)))(jnp.array(a))
         assert np.isfinite(gradient).all()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK computes on CPUs alone")
+def test_lapack_gets_one_matrix_at_a_time() -> None:
+    """Values and gradients; calls for batches can wait for each other forever on few threads."""
+    size = linalg.MAX_UNROLLED + 1
+
+    def objective(a: jax.Array) -> jax.Array:
+        lower, orthonormal = linalg.lq(a)
+        solved = linalg.solve_lower(lower, a) + linalg.solve_lower_transposed(lower, a)
+        return jnp.sum(solved * orthonormal) + jnp.sum(linalg.triangularise(a) ** 3)
+
+    seeds = jax.vmap(jax.value_and_grad(objective))
+    text = jax.jit(seeds).lower(jnp.ones((3, size, 2 * size, 5))).as_text()
+    calls = re.findall(r"custom_call @lapack\w+\((.*?)\).* : \((.*?)\) ->", text)
+    shapes = [shape for _, given in calls for shape in re.findall(r"tensor<([^>]*)>", given)]
+    assert shapes
+    assert all(shape.count("x") <= 2 for shape in shapes), shapes
+
+
+def test_few_threads_do_not_wait_for_each_other() -> None:
+    """Independent factorisations and solutions end in a process of two threads."""
+    program = """
+import os
+import re
+import subprocess
+import sys
+
+import jax
+from jax import numpy as jnp
+from jdmm.inference import linalg
+
+@jax.jit
+def compute(a):
+    each = [linalg.lq(a * (i + 1)) for i in range(4)]
+    return sum(jnp.sum(linalg.solve_lower(lower, q)) for lower, q in each)
+
+a = jax.random.normal(jax.random.key(0), (32, 96, 64))
+for _ in range(20):
+    compute(a).block_until_ready()
+"""
+    environment = {**os.environ, "NPROC": "2"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
