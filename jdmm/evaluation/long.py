@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jdmm.evaluation.batching import batches
-from jdmm.evaluation.prediction import LEVEL, UNCALIBRATED, Calibration, Prediction, predict
+from jdmm.evaluation.prediction import LEVEL, UNCALIBRATED, Calibration, Sampled, sample_values
 from jdmm.models.base import Model, Variables
 from jdmm.series import Series
 
@@ -70,8 +70,8 @@ def predict_long(
     batch_size: int = 100,
     calibration: Calibration = UNCALIBRATED,
     level: float = LEVEL,
-) -> Iterator[tuple[Windows, Prediction]]:
-    """Predicts windows in batches: some of them, and their prediction with samples.
+) -> Iterator[tuple[Windows, Sampled]]:
+    """Predicts windows in batches: some of them, and samples of their values.
 
     A step at which a window begins is ``begin - start`` of its prediction. What lies farther away
     than the windows reach has no influence.
@@ -99,18 +99,17 @@ def predict_long(
             rows = group.take(places)
             series = cut(rows.source, rows.start, rows.length)
             missing = width - series.num_steps
-            prediction = predict(
+            sampled = sample_values(
                 model,
                 variables,
                 _widened(series, missing),
                 jax.random.fold_in(key, number),
                 num_samples,
-                calibration=calibration,
+                calibration,
                 level=level,
-                return_samples=True,
             )
             number += 1
-            yield rows, jax.device_get(prediction)
+            yield rows, jax.device_get(sampled)
 
 
 def _widened(series: Series, steps: int) -> Series:

@@ -92,6 +92,14 @@ class Prediction(NamedTuple):
     log_weights: Any = None
 
 
+class Sampled(NamedTuple):
+    """What `sample_values` computes: three of the fields of `Prediction`."""
+
+    expected: dict[str, Any]
+    probabilities: dict[str, Any]
+    samples: dict[str, Any]
+
+
 def predict(
     model: Model,
     variables: Variables,
@@ -194,6 +202,50 @@ def predict_all(
     pieces = [piece._replace(samples={}) for piece in pieces]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *pieces)
     return joined._replace(samples=samples)
+
+
+def sample_values(
+    model: Model,
+    variables: Variables,
+    series: Series,
+    key: jax.Array,
+    num_samples: int = 100,
+    calibration: Calibration = UNCALIBRATED,
+    *,
+    level: float = LEVEL,
+) -> Sampled:
+    """The samples of `predict`, without the statistics that are computed from them.
+
+    Args:
+        model: any model.
+        variables: its variables.
+        series: what is observed.
+        key: of all random numbers.
+        num_samples: number of posterior samples.
+        calibration: scales of the uncertainty.
+        level: of the widest interval that is wanted of the samples.
+
+    Raises:
+        InputError: as `predict`.
+    """
+    _check(model, series, num_samples, None, level, True, False)
+    return _sample_batch(Static(model), num_samples, variables, series, key, calibration)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _sample_batch(
+    static: Static[Model],
+    num_samples: int,
+    variables: Variables,
+    series: Series,
+    key: jax.Array,
+    calibration: Calibration,
+) -> Sampled:
+    # the compiler leaves out what is not returned
+    found = predict_batch(
+        static, num_samples, True, False, variables, series, None, key, calibration, (0.0, 1.0)
+    )
+    return Sampled(found.expected, found.probabilities, found.samples)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -24,7 +24,7 @@ from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
 from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, predict_all
-from jdmm.evaluation.tables import SPAN, predicted_columns
+from jdmm.evaluation.tables import predicted_columns
 from jdmm.experiments import settings
 from jdmm.experiments.choose import CANDIDATES, choose_and_evaluate
 from jdmm.experiments.evaluate import calibrated, evaluate
@@ -212,7 +212,6 @@ def infer_table(
         dataset.window,
         jax.random.key(seed),
         experiment.evaluation.draws,
-        max(experiment.evaluation.batch_size // SPAN, 1),  # as many steps as in evaluation
         calibration,
         levels,
     )

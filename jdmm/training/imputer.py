@@ -39,9 +39,6 @@ SETTINGS = TrainSettings(
 )
 """How state space models learn from tables."""
 
-PREDICTED_WINDOWS = 12
-"""Windows that are predicted at a time; they decide the memory."""
-
 HIDDEN_SHARE = 0.1
 """Of the observed values, which `TableImputer.score` hides if it is given no others."""
 
@@ -279,7 +276,6 @@ class TableImputer:
             self.window,
             jax.random.key(self.seed),
             self.num_samples,
-            PREDICTED_WINDOWS,
             fitted.calibration,
             levels,
         )

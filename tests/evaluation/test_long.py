@@ -39,7 +39,7 @@ def test_windows_predict_what_the_whole_series_does():
     series = jdmm.series_from_arrays({"x": values})
     model = jdmm.ImputationBaseline((jdmm.Modality("x", 2),), "interpolate")
     variables = model.fit(series)
-    whole = jdmm.predict(model, variables, series, jax.random.key(0), 50).mean["x"][0]
+    whole = jdmm.predict(model, variables, series, jax.random.key(0), 50).expected["x"][0]
 
     def cut(source, start, lengths):
         width = int(lengths.max())
@@ -51,9 +51,9 @@ def test_windows_predict_what_the_whole_series_does():
     windows = overlapping_windows(np.array([100]), 16, 16, (0, 4))
     found = np.full((100, 2), np.nan)
     batches = predict_long(model, variables, cut, windows, jax.random.key(0), 50, batch_size=3)
-    for rows, prediction in batches:
-        assert prediction.samples["x"].shape[:2] == (50, 3)
+    for rows, sampled in batches:
+        assert sampled.samples["x"].shape[:2] == (50, 3)
         for row in range(len(rows.start)):
             own = slice(rows.begin[row] - rows.start[row], rows.end[row] - rows.start[row])
-            found[rows.begin[row] : rows.end[row]] = prediction.mean["x"][row, own]
+            found[rows.begin[row] : rows.end[row]] = sampled.expected["x"][row, own]
     np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)

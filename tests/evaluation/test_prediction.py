@@ -342,3 +342,18 @@ def test_ranked_probability_score_of_a_normal():
     expected = sd * (u * (2 * stats.norm.cdf(u) - 1) + 2 * stats.norm.pdf(u) - 1 / np.sqrt(np.pi))
     error = np.array(score.std(0)) / np.sqrt(20_000)
     assert (np.abs(np.array(score.mean(0)) - expected) < 5 * error).all()
+
+
+def test_samples_alone_are_those_of_a_prediction():
+    """Without the statistics, and with the same random numbers."""
+    given = Known(), variables(), series(), jax.random.key(0), 39
+    whole = predict(*given, return_samples=True)
+    alone = prediction.sample_values(*given)
+    for name in ("real", "binary", "label"):
+        np.testing.assert_allclose(alone.samples[name], whole.samples[name], rtol=1e-6)
+    np.testing.assert_allclose(alone.expected["real"], whole.expected["real"], rtol=1e-6)
+    np.testing.assert_allclose(alone.probabilities["label"], whole.probabilities["label"], 1e-6)
+    text = prediction._sample_batch.lower(
+        prediction.Static(given[0]), 39, *given[1:4], prediction.UNCALIBRATED
+    )
+    assert " sort(" not in text.compile().as_text()
