@@ -33,6 +33,11 @@ SKEWED = (0, 1, 2, 3, 4, 5, 9, 10)
 """Channels that are positive and skewed: pollutants, rain and wind."""
 OFFSET = 0.1
 """Added before logarithms are taken, in units of the sd of a column."""
+TRANSFORMS = {
+    "log": (lambda x: np.log(x + OFFSET), lambda y: np.exp(y) - OFFSET),
+    "root": (np.sqrt, lambda y: np.maximum(y, 0) ** 2),
+}
+"""Of skewed channels, and back."""
 PATTERNS: dict[str, dict[str, Any]] = {
     "point10": {"fraction": 0.1},
     "point50": {"fraction": 0.5},
@@ -53,38 +58,37 @@ def load(path: Path, hours: int) -> dict[str, Series]:
     return dict(zip(PARTS, map(scaling.apply, parts), strict=True))
 
 
-class Logarithms:
-    """log(x + OFFSET) of the skewed channels, x being 0 at the least training value."""
+class Transform:
+    """Of the skewed channels, x being 0 at the least training value, to what is more symmetric."""
 
-    def __init__(self, train: Series, channels: int) -> None:
-        """Fits the least values, and the scale of the logarithms."""
+    def __init__(self, name: str, train: Series, channels: int) -> None:
+        """Fits the range of the training values, and the scale of what they become."""
+        self.forward, self.backward = TRANSFORMS[name]
         known = np.where(train.observed[NAME], train.values[NAME], np.nan)
-        self.least = np.nanmin(known, (0, 1))
+        self.least, self.most = np.nanmin(known, (0, 1)), np.nanmax(known, (0, 1))
         self.skewed = np.isin(np.arange(len(self.least)) % channels, SKEWED)
-        logs = self._logs(train)
-        self.scaling = jdmm.Standardise.fit(logs)
-        self.most = logs.values[NAME].max((0, 1))
+        self.scaling = jdmm.Standardise.fit(self._forward(train))
 
-    def _logs(self, series: Series) -> Series:
+    def _forward(self, series: Series) -> Series:
         value = series.values[NAME]
-        positive = np.maximum(value - self.least, 0) + OFFSET
-        logs = np.where(self.skewed, np.log(positive), value)
-        values = {NAME: np.where(series.observed[NAME], logs, 0)}
-        return Series(values, series.observed, series.lengths, series.index)
+        changed = self.forward(np.maximum(value - self.least, 0))
+        values = np.where(series.observed[NAME], np.where(self.skewed, changed, value), 0)
+        return Series({NAME: values}, series.observed, series.lengths, series.index)
 
     def apply(self, series: Series) -> Series:
-        """The standardised logarithms."""
-        return self.scaling.apply(self._logs(series))
+        """What the model sees, standardised."""
+        return self.scaling.apply(self._forward(series))
 
     def undo(self, values: np.ndarray) -> np.ndarray:
-        """Values ``(..., column)`` in standardised units, from logarithms.
+        """Values ``(..., column)`` in standardised units of the data.
 
         Skewed columns stay below their largest training value: an error of a logarithm would
         otherwise grow without limit.
         """
-        logs = np.asarray(self.scaling.undo({NAME: values})[NAME], np.float32)
-        logs = np.where(self.skewed, np.minimum(logs, self.most), logs)
-        return np.where(self.skewed, np.exp(logs) - OFFSET + self.least, logs)
+        changed = np.asarray(self.scaling.undo({NAME: values})[NAME], np.float32)
+        with np.errstate(over="ignore"):
+            value = np.minimum(self.backward(changed) + self.least, self.most)
+        return np.where(self.skewed, value, changed)
 
 
 def write_masks(path: Path, whole: dict[str, Series], hidden: dict[str, Series]) -> None:
@@ -145,7 +149,8 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
     parser.add_argument("--residual", action="store_true", help="of each feature, in sigma_point")
-    parser.add_argument("--logarithms", action="store_true", help="of the skewed channels")
+    parser.add_argument("--transform", choices=TRANSFORMS, help="of the skewed channels [none]")
+    parser.add_argument("--part", choices=PARTS[1:], default="test", help="to score [test]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()
@@ -161,13 +166,13 @@ def main() -> None:
         return write_masks(options.write_masks, whole, hidden)
 
     known = whole if options.complete else shown
-    targets, given = whole["test"], shown["test"]
-    logs = None
-    if options.logarithms:
+    targets, given = whole[options.part], shown[options.part]
+    transform = None
+    if options.transform:
         channels = np.load(options.data)["x"].shape[-1]
-        logs = Logarithms(known["train"], channels)
-        known = {name: logs.apply(series) for name, series in known.items()}
-        targets, given = logs.apply(targets), logs.apply(given)
+        transform = Transform(options.transform, known["train"], channels)
+        known = {name: transform.apply(series) for name, series in known.items()}
+        targets, given = transform.apply(targets), transform.apply(given)
     began = time.process_time()
     fitted = train(options.method, known["train"], known["validation"], options)
     training = time.process_time() - began
@@ -175,16 +180,17 @@ def main() -> None:
         if "validation/score" in record:
             print({name: round(float(value), 4) for name, value in record.items()})
     began = time.process_time()
-    predicted = fitted.predict(given, targets=targets, return_samples=logs is not None)
+    predicted = fitted.predict(given, targets=targets, return_samples=transform is not None)
     inference = time.process_time() - began
-    mask = hidden["test"].observed[NAME]
-    truth = whole["test"].values[NAME]
-    point, crps = predicted.mean[NAME], predicted.crps[NAME][mask]
-    if logs is not None:
-        # the median in units of the data; the CRPS is that of the samples there
-        point = logs.undo(point)
-        drawn = np.stack([logs.undo(own)[mask] for own in predicted.samples[NAME]])
+    mask = hidden[options.part].observed[NAME]
+    truth = whole[options.part].values[NAME]
+    point, crps, mean_error = predicted.mean[NAME], predicted.crps[NAME][mask], None
+    if transform is not None:
+        # a median passes through the transform, a mean does not: it is that of the samples
+        point = transform.undo(point)
+        drawn = np.stack([transform.undo(own)[mask] for own in predicted.samples[NAME]])
         crps, _ = air_quality_data.spread_scores(drawn, truth[mask])
+        mean_error = drawn.mean(0) - truth[mask]
     air_quality_data.print_scores(
         options.method,
         (point - truth)[mask],
@@ -192,6 +198,7 @@ def main() -> None:
         np.abs(predicted.pit[NAME][mask] - 0.5) <= 0.475,
         training,
         inference,
+        mean_error,
     )
 
 

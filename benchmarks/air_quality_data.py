@@ -73,6 +73,7 @@ def print_scores(
     covered: np.ndarray | None,
     training: float,
     inference: float,
+    mean_error: np.ndarray | None = None,
 ) -> None:
     """Prints the scores of the held-out values and the costs.
 
@@ -83,12 +84,14 @@ def print_scores(
         covered: ``(value,)`` bool, whether the 95 % interval holds the value; None without one.
         training: seconds of CPU time.
         inference: seconds of CPU time.
+        mean_error: as `error`, of the predictive means, if they are not the point predictions.
     """
     mse = np.mean(error**2)
     scores = [
         f"MAE {np.mean(np.abs(error)):.4f}",
         f"RMSE {np.sqrt(mse):.4f}",
         f"MSE {mse:.4f}",
+        *([] if mean_error is None else [f"MSE of the mean {np.mean(mean_error**2):.4f}"]),
         f"CRPS {'none' if crps is None else f'{np.mean(crps):.4f}'}",
         f"95 % intervals cover {'none' if covered is None else f'{np.mean(covered):.3f}'}",
         f"training {training:.0f} s",
