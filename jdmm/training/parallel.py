@@ -129,7 +129,7 @@ class Devices:
         else:
             chosen = None if self.count == jax.device_count() else self.local
             mapped = jax.pmap(step, DEVICE_AXIS, donate_argnums=0, devices=chosen)
-        compiled = mapped.lower(state, series, rows).compile()
+        compiled = _compiled(mapped.lower(state, series, rows), self.local[0].platform)
         if jax.process_count() > 1:
             # gloo gives up on a process that reaches the first sum 30 s later
             name = f"compiled {next(_COMPILED)}"
@@ -299,3 +299,18 @@ def report_lost_peers() -> Iterator[None]:
             f"process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); "
             "start the job again: it continues from the last checkpoint"
         ) from error
+
+
+def _compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """The program; on the CPU, of the order of operations that takes the least memory.
+
+    XLA would compute independent parts at once there, such as the bounds of two paths, and keep
+    what they need at once.
+    """
+    if platform == "cpu":
+        try:
+            return lowered.compile({"xla_cpu_enable_concurrency_optimized_scheduler": False})
+        except jax.errors.JaxRuntimeError as error:
+            if "No such compile option" not in str(error):  # XLA's options come and go
+                raise
+    return lowered.compile()
