@@ -255,3 +255,21 @@ def test_a_wrong_environment_is_refused(variables, words, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=words):
         parallel.initialise()
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [("No such compile option: 'a'", None), ("out of memory", jax.errors.JaxRuntimeError)],
+)
+def test_options_that_xla_no_longer_has_are_left_out(message, outcome):
+    class Lowered:
+        def compile(self, options=None):
+            if options:
+                raise jax.errors.JaxRuntimeError(message)
+            return "compiled"
+
+    if outcome is None:
+        assert parallel._compiled(Lowered(), "cpu") == "compiled"
+    else:
+        with pytest.raises(outcome):
+            parallel._compiled(Lowered(), "cpu")
