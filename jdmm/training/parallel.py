@@ -301,6 +301,9 @@ def report_lost_peers() -> Iterator[None]:
         ) from error
 
 
+_LEAST_MEMORY: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
 def _compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
     """The program; on the CPU, of the order of operations that takes the least memory.
 
@@ -309,8 +312,8 @@ def _compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled
     """
     if platform == "cpu":
         try:
-            return lowered.compile({"xla_cpu_enable_concurrency_optimized_scheduler": False})
+            return lowered.compile(_LEAST_MEMORY)
         except jax.errors.JaxRuntimeError as error:
-            if "No such compile option" not in str(error):  # XLA's options come and go
+            if " option" not in str(error):  # XLA's options come and go
                 raise
     return lowered.compile()

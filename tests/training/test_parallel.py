@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 from jdmm import InputError
 from jdmm.errors import PeerLost
@@ -273,3 +274,20 @@ def test_options_that_xla_no_longer_has_are_left_out(message, outcome):
     else:
         with pytest.raises(outcome):
             parallel._compiled(Lowered(), "cpu")
+
+
+def test_the_train_step_takes_little_memory_on_the_cpu():
+    """Of independent parts that need two matrices each, one is computed after the other."""
+
+    def step(state, series, rows):
+        total = 0.0
+        for i in range(8):
+            part = jnp.outer(state, state + i)
+            for _ in range(3):
+                part = jnp.sin(part @ part)
+            total += jnp.sum(part)
+        return state + total, ()
+
+    size = 300
+    _, cost = Devices.available().compile(step, jnp.ones(size), (), ())
+    assert cost.bytes < 3 * 4 * size**2
