@@ -61,7 +61,7 @@ def figure_of(
             seen = np.full(length, np.nan)
             values = table.grid.values[modality][own, place].astype(float)
             values = values + table.grid.offset.get(name, 0.0)
-            values = np.exp(values) if column.transform == "log" else values
+            values = column.backward(values)
             seen[table.before : length - table.after] = values
             bounds = suffixes(column, [max(levels)])[2:]  # those of numbers, after mean and median
             shown = [fill_suffix(column), *bounds]

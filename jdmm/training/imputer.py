@@ -241,8 +241,7 @@ class TableImputer:
             mean, sd = column.scale
             own = hide[:, place]
             values, found = truth[own, place], rows[name + fill_suffix(column)].to_numpy()[own]
-            if column.transform == "log":
-                values, found = np.log(values), np.log(found)
+            values, found = column.forward(values), column.forward(found)
             errors += float(np.sum(((values - found) / sd) ** 2))
             distances += float(np.sum(((values - mean) / sd) ** 2))
         return 1 - errors / distances

@@ -244,6 +244,9 @@ def test_values_outside_of_a_likelihood_or_transform():
     log = Schema({"a": Column(transform="log")})
     with pytest.raises(InputError, match="positive number for its logarithm in row 2, column 'a'"):
         read_table(pl.DataFrame({"a": [1.0, 0.0]}), log)
+    root = Schema({"a": Column(transform="root")})
+    with pytest.raises(InputError, match="at least 0 for its root in row 3, column 'a', got -1"):
+        read_table(pl.DataFrame({"a": [1.0, 0.0, -1.0]}), root)
     binary = Schema({"a": Column("a", "bernoulli")})
     with pytest.raises(InputError, match="values from 0 to 1 in row 2, column 'a', got 2"):
         read_table(pl.DataFrame({"a": [1.0, 2.0]}), binary)

@@ -10,6 +10,7 @@ from jdmm.data.tables.reading import need_columns, need_values, numbers
 from jdmm.data.tables.schema import Column, Schema
 from jdmm.data.tables.stamps import Stamps, read_stamps
 from jdmm.data.tables.steps import Step, Times
+from jdmm.data.tables.transforms import TRANSFORMS
 from jdmm.errors import InputError
 
 MAX_CELLS_PER_ROW = 100
@@ -170,8 +171,9 @@ def read_column(frame: pl.DataFrame, name: str, schema: Schema, where: str) -> n
         with np.errstate(over="ignore"):
             fits &= kind.in_support(known.astype(np.float32))
     wrong = None
-    if column.transform == "log" and (known <= 0).any():
-        wrong, expected = values <= 0, "a positive number for its logarithm"
+    transform = TRANSFORMS[column.transform]
+    if not (valid := transform.valid(known)).all():
+        wrong, expected = np.isin(values, known[~valid]), transform.support
     elif not fits.all():
         wrong, expected = np.isin(values, known[~fits]), kind.support
     if wrong is not None:
@@ -221,7 +223,7 @@ def _on_cells(values: np.ndarray, cell: np.ndarray, cells: int, column: Column) 
         with np.errstate(invalid="ignore"):
             found = np.bincount(cell, values, cells) / np.bincount(cell, minlength=cells)
         found = np.rint(found) if column.distribution().counts else found
-    return np.log(found) if column.transform == "log" else found
+    return column.forward(found)
 
 
 def _codes(column: pl.Series) -> tuple[list, np.ndarray]:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jdmm.data.modality import Modality
 from jdmm.data.tables.steps import Step
+from jdmm.data.tables.transforms import TRANSFORMS
 from jdmm.errors import InputError, one_line
 from jdmm.fields import checked_fields, from_fields
 from jdmm.files import write_text
@@ -28,7 +31,6 @@ CALENDAR = "calendar"
 """The modality of the calendar covariates."""
 
 CALENDARS = ("hour", "weekday", "month")
-TRANSFORMS = ("none", "log")
 CATEGORICAL = "categorical"
 
 MISSING_WORDS = ("NA", "N/A", "null")
@@ -46,8 +48,9 @@ class Column:
         likelihood: a text for `jdmm.likelihoods.likelihood_from_text`, such as "normal", "poisson"
             or "normal(sd=0.1)" in the units of the table; "bernoulli" is for 0 and 1, or false and
             true. Of categories it is "categorical": their number follows from `categories`.
-        transform: "none", or "log" for positive values that spread over orders of magnitude. A
-            model then sees their logarithms. For likelihoods that may be scaled only.
+        transform: "none", "log" for positive values that spread over orders of magnitude, or
+            "root" for values of at least 0, of which many are near it. A model then sees their
+            logarithms or square roots. For likelihoods that may be scaled only.
         categories: the values of a categorical column, as text.
         mean: of the training part, after the transform; None before it is fitted, and where the
             likelihood may not be scaled (`Likelihood.scalable`).
@@ -115,6 +118,19 @@ class Column:
                 f"got {self.likelihood!r}"
             )
         object.__setattr__(self, "likelihood", likelihood_to_text(own))
+
+    @property
+    def transformed(self) -> bool:
+        """Whether a model sees anything but the values, scaled."""
+        return self.transform != "none"
+
+    def forward(self, values: np.ndarray) -> np.ndarray:
+        """What a model sees of values, before it is scaled."""
+        return TRANSFORMS[self.transform].forward(values)
+
+    def backward(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of `forward`."""
+        return TRANSFORMS[self.transform].backward(values)
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -124,7 +124,7 @@ class Table:
 
         It has the columns and the rows that were read, a row for each step without one, and those
         to extrapolate. Observed values stay as they were read. Missing ones are filled: numbers by
-        their predictive mean, those with transform "log" or a likelihood without negative values
+        their predictive mean, those with a transform or a likelihood without negative values
         by their median, which large values pull up less; 0 and 1, and categories, by the more
         probable ones. Whole numbers become decimal ones, but those of a likelihood of counts stay
         whole. There are further columns at all rows, in the units of the table: of numbers

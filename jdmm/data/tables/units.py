@@ -43,7 +43,7 @@ def fill_suffix(column: Column) -> str:
     if column.binary:
         return "_mean"
     negative = column.distribution().in_support(np.array([-1.0]))[0]
-    return "_median" if column.transform == "log" or not negative else "_mean"
+    return "_median" if column.transformed or not negative else "_mean"
 
 
 def summarise(
@@ -53,7 +53,7 @@ def summarise(
 
     Quantiles are those of the samples, the i-th of n being that of level i / (n + 1), and pass
     through the transform; those of counts are the smallest samples that reach the level. The mean
-    of a column with transform "log" is that of its own samples.
+    of a column with a transform is that of its own samples.
 
     Args:
         schema: with mean and sd.
@@ -100,7 +100,7 @@ def _numbers(
     ranked = np.sort(samples, 0)
     quantile = _count_quantile if column.distribution().counts else _quantile
     quantiles = [_own(column, quantile(ranked, tail)) for tail in tails]
-    if column.transform == "log":
+    if column.transformed:
         mean = _own(column, samples).mean(0)
     else:
         mean = _own(column, np.asarray(prediction.expected[modality])[..., place])
@@ -126,8 +126,4 @@ def _count_quantile(ranked: np.ndarray, level: float) -> np.ndarray:
 def _own(column: Column, values: np.ndarray) -> np.ndarray:
     """Scaled values in the units of the table, float64."""
     mean, sd = column.scale
-    values = mean + sd * values.astype(np.float64)
-    if column.transform != "log":
-        return values
-    with np.errstate(over="ignore"):  # of likelihoods with heavy tails, whose exp has no mean
-        return np.exp(values)
+    return column.backward(mean + sd * values.astype(np.float64))
