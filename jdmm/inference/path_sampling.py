@@ -7,6 +7,10 @@ The transition is evaluated at the sampled state itself; only the message of the
 that of a model which is linear in the state at each step. So a path follows the curved transitions
 exactly, however small their noise: as proposals, such paths have far more even weights than those
 of a Gaussian over the whole path.
+
+Where a transition spreads its states and has little noise, the noise cannot bring a path back, and
+it would leave the posterior exponentially. States stay within `REACH` sd of the smoothed ones. A
+path that was held back has almost no weight.
 """
 
 from typing import NamedTuple
@@ -23,6 +27,12 @@ from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import FullMoments
 from jdmm.series import Array
 
+REACH = 6.0
+"""Largest deviation of a sampled state from the smoothed mean, in sd of each whitened direction."""
+
+HELD_BACK = 1e6
+"""Added to the log density of a state that was held back: its weight vanishes beside others."""
+
 
 class Messages(NamedTuple):
     """beta_t(z) = exp(-|slope z - target|^2 / 2) up to a constant, with the time in front.
@@ -38,12 +48,14 @@ class Messages(NamedTuple):
 class PathSampler(NamedTuple):
     """q(z_t | z_{t-1}, x) = N(p + gain (target - slope p), root root'), p = E[z_t | z_{t-1}].
 
+    smoothed: p(z_t | x_{1:T}), ``(time, latent, n)``, with triangular roots.
     messages: of the future.
     gain: ``(time, latent, latent, n)``.
     root: ``(time, latent, latent, n)``.
     log_determinant: of the root, ``(time, n)``.
     """
 
+    smoothed: FullMoments
     messages: Messages
     gain: Float[Array, "time latent latent n"]
     root: Float[Array, "time latent latent n"]
@@ -56,7 +68,8 @@ class SampledPaths(NamedTuple):
     states: ``(time, latent, m)``.
     prior: moments of p(z_t | z_{t-1}), ``(time, latent, m)``.
     posterior: moments of q(z_t | z_{t-1}, x), the variance being the diagonal of its covariance.
-    log_posterior: log density of the states under it, in nats, ``(time, m)``.
+    log_posterior: log density of the states under it, in nats, ``(time, m)``, plus `HELD_BACK`
+        for those that were held back.
     """
 
     states: Float[Array, "time latent m"]
@@ -139,7 +152,7 @@ def path_sampler(
         return gain, own, logs
 
     gain, root, logs = jax.vmap(conditional)(messages.slope, prior)
-    return PathSampler(messages, gain, root, logs)
+    return PathSampler(smoothed, messages, gain, root, logs)
 
 
 def sample_paths(
@@ -158,11 +171,12 @@ def sample_paths(
 
     def _step(prior, inputs):
         """p(z_t | z_{t-1}) -> p(z_{t+1} | z_t)."""
-        (messages, gain, root, logs), own = inputs
+        (smoothed, messages, gain, root, logs), own = inputs
         rest = tile(messages.target) - linalg.matvec(tile(messages.slope), prior.mean)
         mean = prior.mean + linalg.matvec(tile(gain), rest)
-        state = mean + linalg.matvec(tile(root), own)
+        state, held = _within_reach(mean + linalg.matvec(tile(root), own), smoothed)
         density = -0.5 * jnp.sum(own**2 + square_root.LOG_2PI, 0) - tile(logs)
+        density = jnp.where(held, density + HELD_BACK, density)
         posterior = Moments(mean, tile(jnp.sum(root**2, 1)))
         return model.transition(state), SampledPaths(state, prior, posterior, density)
 
@@ -173,6 +187,17 @@ def sample_paths(
         )
     )
     return jax.lax.scan(_step, start, (sampler, noise))[1]
+
+
+def _within_reach(state: jax.Array, smoothed: FullMoments) -> tuple[jax.Array, jax.Array]:
+    """States ``(latent, m)`` within `REACH` of the smoothed ones, and which were held back."""
+    latent, n = smoothed.mean.shape
+    deviation = state.reshape(latent, -1, n) - smoothed.mean[:, None]
+    whitened = linalg.solve_lower(smoothed.root, deviation)
+    held = jnp.any(jnp.abs(whitened) > REACH, 0).ravel()
+    nearest = linalg.matmul(smoothed.root, jnp.clip(whitened, -REACH, REACH))
+    nearest = (nearest + smoothed.mean[:, None]).reshape(latent, -1)
+    return jnp.where(held[None], nearest, state), held
 
 
 def _observation(

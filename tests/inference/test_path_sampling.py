@@ -141,3 +141,32 @@ def test_curved_transitions_are_followed() -> None:
         covariances(found.smoothed.root)[0, :, np.arange(3), np.arange(3)].T
     )
     np.testing.assert_allclose(spread, 1.0, atol=0.2)
+
+
+def test_paths_of_an_expanding_transition_stay_near_the_smoothed_states(monkeypatch) -> None:
+    """Its noise is too small to bring them back; those that are held back have no weight."""
+
+    def transition(z: jax.Array) -> Moments:
+        return Moments(1.3 * z + 2.0 * z**3, jnp.full_like(z, 1e-6))
+
+    def emission(z: jax.Array) -> Moments:
+        return Moments(z, jnp.full_like(z, 0.09))
+
+    start = FullMoments(jnp.zeros((LATENT, 1)), 0.5 * jnp.eye(LATENT)[:, :, None])
+    model = FullModel(start, transition, emission)
+    given = evidence(np.zeros((1, 20, LATENT)), np.ones((1, 20, LATENT), bool))
+    at = points("sigma_points", 20, 1)
+    smoothed = full_smoothing.smooth_path(model, given, np.full(1, 20), at).smoothed
+    sampler = path_sampling.path_sampler(model, smoothed, given, at)
+    noise = jnp.array(np.random.default_rng(0).normal(size=(20, LATENT, 400)))
+    bounded = path_sampling.sample_paths(model, sampler, noise)
+    monkeypatch.setattr(path_sampling, "REACH", np.inf)
+    free = path_sampling.sample_paths(model, sampler, noise)
+    # the dimensions are alike and independent, so that roots are diagonal
+    sd = np.einsum("tiin->tin", smoothed.root)
+    distance = np.abs((bounded.states - smoothed.mean) / sd)
+    assert distance.max() < 6 + 1e-6
+    assert np.abs((free.states - smoothed.mean) / sd).max() > 20
+    held = (bounded.log_posterior > path_sampling.HELD_BACK / 2).any(0)
+    assert 0 < held.mean() < 0.9
+    np.testing.assert_array_equal(bounded.states[..., ~held], free.states[..., ~held])
