@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def evaluate(
     each = []
     for row, (seed, directory) in enumerate(directories.items()):
         variables = trained.of_seed(row)
-        scales = calibrated(experiment, directory, variables, data["validation"])
+        scales = calibrated(experiment, directory, variables, lambda: data["validation"])
         began = time.perf_counter()
         outcomes = predict_tasks(experiment, variables, scales, data[split])
         results = {
@@ -155,11 +155,12 @@ def _weights_are_free(experiment: Experiment, scales: Calibration) -> bool:
 
 
 def calibrated(
-    experiment: Experiment, directory: Path, variables: Any, validation: Split
+    experiment: Experiment, directory: Path, variables: Any, validation: Callable[[], Split]
 ) -> Calibration:
     """The scales of the intervals of these variables.
 
-    They are read from `directory`, or chosen on the validation series and kept there.
+    They are read from `directory`, or chosen on the validation series and kept there. `validation`
+    is called in the second case only.
     """
     if not experiment.evaluation.calibrate:
         return UNCALIBRATED
@@ -168,7 +169,7 @@ def calibrated(
         kept = json.loads(path.read_text())
         if kept.pop("params_sha256") == mark:
             return Calibration(**kept)
-    scales = _calibrate(experiment, variables, validation)
+    scales = _calibrate(experiment, variables, validation())
     directory.mkdir(parents=True, exist_ok=True)
     kept = {**scales._asdict(), "params_sha256": mark}
     write_text(path, json.dumps(kept, indent=2) + "\n")

@@ -233,8 +233,9 @@ def _best(experiment: Experiment, workdir: Path) -> tuple[Variables, Calibration
     directory = seed_dirs(experiment.seeds, workdir)[experiment.seeds[row]]
     if not experiment.evaluation.calibrate:
         return variables, UNCALIBRATED
-    validation = experiment.load()["validation"]
-    return variables, calibrated(experiment, directory, variables, validation)
+    return variables, calibrated(
+        experiment, directory, variables, lambda: experiment.load()["validation"]
+    )
 
 
 def _load_experiment(workdir: PathLike) -> Experiment:
