@@ -16,7 +16,7 @@ SPAN = 4
 """Windows of the training that are predicted at once. With more of them, fewer steps are computed
 twice as context."""
 
-MAX_VALUES = 2**23
+MAX_VALUES = 2**21
 """Most sampled values of a batch; they decide the memory."""
 
 
