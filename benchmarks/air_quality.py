@@ -27,17 +27,13 @@ from air_quality_data import PARTS, Part
 
 import jdmm
 from jdmm import Deletions, Modality, Series, TrainSettings, compiling
+from jdmm.data.tables.transforms import TRANSFORMS
 
 NAME = "air"
 SKEWED = (0, 1, 2, 3, 4, 5, 9, 10)
 """Channels that are positive and skewed: pollutants, rain and wind."""
-OFFSET = 0.1
-"""Added before logarithms are taken, in units of the sd of a column."""
-TRANSFORMS = {
-    "log": (lambda x: np.log(x + OFFSET), lambda y: np.exp(y) - OFFSET),
-    "root": (np.sqrt, lambda y: np.maximum(y, 0) ** 2),
-}
-"""Of skewed channels, and back."""
+OFFSETS = {"log": 0.1, "root": 0.0}
+"""Transform of skewed channels -> what is added before, in units of the sd of a column."""
 PATTERNS: dict[str, dict[str, Any]] = {
     "point10": {"fraction": 0.1},
     "point50": {"fraction": 0.5},
@@ -58,12 +54,12 @@ def load(path: Path, hours: int) -> dict[str, Series]:
     return dict(zip(PARTS, map(scaling.apply, parts), strict=True))
 
 
-class Transform:
+class ChannelTransform:
     """Of the skewed channels, x being 0 at the least training value, to what is more symmetric."""
 
     def __init__(self, name: str, train: Series, channels: int) -> None:
         """Fits the range of the training values, and the scale of what they become."""
-        self.forward, self.backward = TRANSFORMS[name]
+        self.transform, self.offset = TRANSFORMS[name], OFFSETS[name]
         known = np.where(train.observed[NAME], train.values[NAME], np.nan)
         self.least, self.most = np.nanmin(known, (0, 1)), np.nanmax(known, (0, 1))
         self.skewed = np.isin(np.arange(len(self.least)) % channels, SKEWED)
@@ -71,7 +67,7 @@ class Transform:
 
     def _forward(self, series: Series) -> Series:
         value = series.values[NAME]
-        changed = self.forward(np.maximum(value - self.least, 0))
+        changed = self.transform.forward(np.maximum(value - self.least, 0) + self.offset)
         values = np.where(series.observed[NAME], np.where(self.skewed, changed, value), 0)
         return Series({NAME: values}, series.observed, series.lengths, series.index)
 
@@ -86,9 +82,8 @@ class Transform:
         otherwise grow without limit.
         """
         changed = np.asarray(self.scaling.undo({NAME: values})[NAME], np.float32)
-        with np.errstate(over="ignore"):
-            value = np.minimum(self.backward(changed) + self.least, self.most)
-        return np.where(self.skewed, value, changed)
+        value = self.transform.backward(changed) - self.offset + self.least
+        return np.where(self.skewed, np.minimum(value, self.most), changed)
 
 
 def write_masks(path: Path, whole: dict[str, Series], hidden: dict[str, Series]) -> None:
@@ -149,7 +144,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
     parser.add_argument("--residual", action="store_true", help="of each feature, in sigma_point")
-    parser.add_argument("--transform", choices=TRANSFORMS, help="of the skewed channels [none]")
+    parser.add_argument("--transform", choices=OFFSETS, help="of the skewed channels [none]")
     parser.add_argument("--part", choices=PARTS[1:], default="test", help="to score [test]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
@@ -170,7 +165,7 @@ def main() -> None:
     transform = None
     if options.transform:
         channels = np.load(options.data)["x"].shape[-1]
-        transform = Transform(options.transform, known["train"], channels)
+        transform = ChannelTransform(options.transform, known["train"], channels)
         known = {name: transform.apply(series) for name, series in known.items()}
         targets, given = transform.apply(targets), transform.apply(given)
     began = time.process_time()

@@ -61,7 +61,7 @@ def get_config(preset: str = "choose") -> ConfigDict:
     config.eval.draws = 100  # posterior samples; 95 % intervals need 39
     config.eval.calibrate = True  # intervals, on the validation part
     config.eval.importance = ()  # samples of the log-likelihood bounds; () for none
-    config.eval.batch_size = 50  # windows at a time, also in inference: they decide the memory
+    config.eval.batch_size = 50  # windows at a time in evaluation: they decide its memory
     config.eval.seed = 0  # of what the tasks hide, and of all samples
 
     if preset in FITTED:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jdmm.evaluation.prediction import probability_integral_transform, ranked_probability_score
+from jdmm.evaluation.sample_statistics import (
+    probability_integral_transform,
+    ranked_probability_score,
+)
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -28,6 +28,8 @@ from jdmm.evaluation.prediction import (
     UNCALIBRATED,
     Calibration,
     check_same_shape,
+)
+from jdmm.evaluation.sample_statistics import (
     probability_integral_transform,
     warn_of_few_samples,
 )

@@ -54,15 +54,14 @@ def predicted_columns(
     batches = predict_long(
         model, variables, table.cut, windows, key, draws, batch_size, calibration, max(levels)
     )
-    bar = tqdm(total=int(starts[-1]), unit="step", disable=None)
-    for rows, sampled in batches:
-        columns = summarise(table.schema, sampled, levels)
-        for name, values in columns.items():
-            whole = found.setdefault(name, np.empty(starts[-1]))
-            for row in range(len(rows.source)):
-                first = starts[rows.source[row]]
-                begin, end, shown = rows.begin[row], rows.end[row], rows.start[row]
-                whole[first + begin : first + end] = values[row, begin - shown : end - shown]
-        bar.update(int((rows.end - rows.begin).sum()))
-    bar.close()
+    with tqdm(total=int(starts[-1]), unit="step", disable=None) as bar:
+        for rows, sampled in batches:
+            columns = summarise(table.schema, sampled, levels)
+            for name, values in columns.items():
+                whole = found.setdefault(name, np.empty(starts[-1]))
+                for row in range(len(rows.source)):
+                    first = starts[rows.source[row]]
+                    begin, end, shown = rows.begin[row], rows.end[row], rows.start[row]
+                    whole[first + begin : first + end] = values[row, begin - shown : end - shown]
+            bar.update(int((rows.end - rows.begin).sum()))
     return found

@@ -41,6 +41,10 @@ SHUTDOWN = 3600
 COMPILING = 3600
 """Seconds that processes wait for each other to compile."""
 
+LEAST_MEMORY: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+"""Options of XLA's compiler on the CPU. By default it computes independent parts at once, and keeps
+what all of them need."""
+
 _COMPILED = itertools.count()
 
 
@@ -301,18 +305,11 @@ def report_lost_peers() -> Iterator[None]:
         ) from error
 
 
-_LEAST_MEMORY: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
-
 def _compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """The program; on the CPU, of the order of operations that takes the least memory.
-
-    XLA would compute independent parts at once there, such as the bounds of two paths, and keep
-    what they need at once.
-    """
+    """The program; on the CPU with the options `LEAST_MEMORY`, if XLA knows them."""
     if platform == "cpu":
         try:
-            return lowered.compile(_LEAST_MEMORY)
+            return lowered.compile(LEAST_MEMORY)
         except jax.errors.JaxRuntimeError as error:
             if " option" not in str(error):  # XLA's options come and go
                 raise

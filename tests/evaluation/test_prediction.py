@@ -22,7 +22,7 @@ from jdmm import (
     series_from_arrays,
 )
 from jdmm.compiling import Compilations
-from jdmm.evaluation import prediction
+from jdmm.evaluation import prediction, sample_statistics
 from jdmm.evaluation.prediction import Calibration
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.smoothing import PosteriorPath
@@ -203,10 +203,10 @@ def test_samples_in_batches():
 @pytest.mark.parametrize(("level", "needed"), [(0.95, 39), (0.9, 19), (0.5, 3)])
 def test_intervals_need_samples(level, needed):
     with pytest.warns(UserWarning, match=f"at least {needed} samples, got {needed - 1}"):
-        prediction.warn_of_few_samples(needed - 1, level)
+        sample_statistics.warn_of_few_samples(needed - 1, level)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prediction.warn_of_few_samples(needed, level)
+        sample_statistics.warn_of_few_samples(needed, level)
 
 
 def test_few_samples_warn():
@@ -309,12 +309,12 @@ def test_intervals_cover_their_level(count, levels):
     keys = jax.random.split(jax.random.key(0))
     samples = jnp.sort(jax.random.normal(keys[0], (count, 40_000)), 0)
     value = jax.random.normal(keys[1], (40_000,))
-    pit = np.array(prediction.probability_integral_transform(samples, value))
+    pit = np.array(sample_statistics.probability_integral_transform(samples, value))
     if count == 100:
         assert stats.kstest(pit, "uniform").pvalue > 0.001
     for level in levels:
         edges = jnp.array([0.5 - level / 2, 0.5 + level / 2])
-        lower, upper = prediction.quantiles(samples, edges)
+        lower, upper = sample_statistics.quantiles(samples, edges)
         inside = np.array((lower <= value) & (value <= upper))
         error = np.sqrt(level * (1 - level) / len(value))
         np.testing.assert_allclose(inside.mean(), level, atol=4 * error)
@@ -326,7 +326,7 @@ def test_transform_of_single_values():
     """Beyond all samples, between two, at one, and at several of the same value."""
     samples = jnp.array([1.0, 2.0, 4.0, 4.0, 4.0])[:, None]
     found = [
-        float(prediction.probability_integral_transform(samples, jnp.array([value]))[0])
+        float(sample_statistics.probability_integral_transform(samples, jnp.array([value]))[0])
         for value in (0.0, 1.0, 1.5, 3.0, 4.0, 9.0)
     ]
     np.testing.assert_allclose(found, np.array([0.5, 1, 1.5, 2.5, 4, 5.5]) / 6, rtol=1e-6)
@@ -337,7 +337,8 @@ def test_ranked_probability_score_of_a_normal():
     mean, sd = 0.4, 1.7
     value = jnp.array([-3.0, 0.0, 0.4, 2.5])
     samples = mean + sd * jax.random.normal(jax.random.key(0), (50, 20_000, 4))
-    score = jax.vmap(prediction.ranked_probability_score, (1, None))(jnp.sort(samples, 0), value)
+    ranked = jnp.sort(samples, 0)
+    score = jax.vmap(sample_statistics.ranked_probability_score, (1, None))(ranked, value)
     u = (np.array(value) - mean) / sd
     expected = sd * (u * (2 * stats.norm.cdf(u) - 1) + 2 * stats.norm.pdf(u) - 1 / np.sqrt(np.pi))
     error = np.array(score.std(0)) / np.sqrt(20_000)

@@ -108,7 +108,7 @@ def _numbers(
 
 
 def _quantile(ranked: np.ndarray, level: float) -> np.ndarray:
-    """A quantile of sorted samples ``(sample, ...)``, as `jdmm.evaluation.prediction` has it."""
+    """A quantile of sorted samples ``(sample, ...)``; see `jdmm.evaluation.sample_statistics`."""
     count = len(ranked)
     place = min(max(level * (count + 1) - 1, 0.0), count - 1.0)
     below = int(place)
