@@ -9,8 +9,8 @@ exactly, however small their noise: as proposals, such paths have far more even 
 of a Gaussian over the whole path.
 
 Where a transition spreads its states and has little noise, the noise cannot bring a path back, and
-it would leave the posterior exponentially. States stay within `REACH` sd of the smoothed ones. A
-path that was held back has almost no weight.
+it would leave the posterior exponentially. The mean of a state therefore stays within `REACH` sd of
+the smoothed one. The densities are those of the states that are sampled, held back or not.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,8 @@ from jdmm.inference.quadrature import Points
 from jdmm.inference.square_root import FullMoments
 from jdmm.series import Array
 
-REACH = 6.0
-"""Largest deviation of a sampled state from the smoothed mean, in sd of each whitened direction."""
-
-HELD_BACK = 1e6
-"""Added to the log density of a state that was held back: its weight vanishes beside others."""
+REACH = 10.0
+"""Largest deviation of the mean of a sampled state from the smoothed one, in sd."""
 
 
 class Messages(NamedTuple):
@@ -68,8 +65,7 @@ class SampledPaths(NamedTuple):
     states: ``(time, latent, m)``.
     prior: moments of p(z_t | z_{t-1}), ``(time, latent, m)``.
     posterior: moments of q(z_t | z_{t-1}, x), the variance being the diagonal of its covariance.
-    log_posterior: log density of the states under it, in nats, ``(time, m)``, plus `HELD_BACK`
-        for those that were held back.
+    log_posterior: log density of the states under it, in nats, ``(time, m)``.
     """
 
     states: Float[Array, "time latent m"]
@@ -173,10 +169,9 @@ def sample_paths(
         """p(z_t | z_{t-1}) -> p(z_{t+1} | z_t)."""
         (smoothed, messages, gain, root, logs), own = inputs
         rest = tile(messages.target) - linalg.matvec(tile(messages.slope), prior.mean)
-        mean = prior.mean + linalg.matvec(tile(gain), rest)
-        state, held = _within_reach(mean + linalg.matvec(tile(root), own), smoothed)
+        mean = _within_reach(prior.mean + linalg.matvec(tile(gain), rest), smoothed)
+        state = mean + linalg.matvec(tile(root), own)
         density = -0.5 * jnp.sum(own**2 + square_root.LOG_2PI, 0) - tile(logs)
-        density = jnp.where(held, density + HELD_BACK, density)
         posterior = Moments(mean, tile(jnp.sum(root**2, 1)))
         return model.transition(state), SampledPaths(state, prior, posterior, density)
 
@@ -189,15 +184,16 @@ def sample_paths(
     return jax.lax.scan(_step, start, (sampler, noise))[1]
 
 
-def _within_reach(state: jax.Array, smoothed: FullMoments) -> tuple[jax.Array, jax.Array]:
-    """States ``(latent, m)`` within `REACH` of the smoothed ones, and which were held back."""
+def _within_reach(mean: jax.Array, smoothed: FullMoments) -> jax.Array:
+    """Means ``(latent, m)``, or the nearest ones within `REACH` of the smoothed states."""
     latent, n = smoothed.mean.shape
-    deviation = state.reshape(latent, -1, n) - smoothed.mean[:, None]
-    whitened = linalg.solve_lower(smoothed.root, deviation)
-    held = jnp.any(jnp.abs(whitened) > REACH, 0).ravel()
+    whitened = linalg.solve_lower(
+        smoothed.root, mean.reshape(latent, -1, n) - smoothed.mean[:, None]
+    )
     nearest = linalg.matmul(smoothed.root, jnp.clip(whitened, -REACH, REACH))
     nearest = (nearest + smoothed.mean[:, None]).reshape(latent, -1)
-    return jnp.where(held[None], nearest, state), held
+    within = jnp.all(jnp.abs(whitened) <= REACH, 0).ravel()
+    return jnp.where(within[None], mean, nearest)
 
 
 def _observation(
