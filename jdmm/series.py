@@ -33,12 +33,16 @@ class Series:
         lengths: ``(batch,)`` int32, number of time steps of each series.
         index: ``(batch,)`` int32, number of each series in the data set. Random numbers for a
             series depend on this number, not on its batch, its position there, or its device.
+        inputs: ``(batch, time, input)`` float32, covariates that are known at all steps and drive
+            the dynamics, such as the time of day or a control; 0 after the end of a series. They
+            are not modelled. None for series without.
     """
 
     values: dict[str, Any]
     observed: dict[str, Any]
     lengths: Any
     index: Any
+    inputs: Any = None
 
     @property
     def num_steps(self) -> int:
@@ -49,6 +53,11 @@ class Series:
     def batch(self) -> int:
         """Number of series."""
         return self.lengths.shape[0]
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of features of the inputs."""
+        return 0 if self.inputs is None else self.inputs.shape[-1]
 
     @property
     def valid(self) -> Any:
@@ -78,7 +87,10 @@ class Series:
             return self
         cut = {name: value[:, :num_steps] for name, value in self.values.items()}
         masks = {name: mask[:, :num_steps] for name, mask in self.observed.items()}
-        return self.replace(values=cut, observed=masks)  # type: ignore[attr-defined]
+        inputs = None if self.inputs is None else self.inputs[:, :num_steps]
+        return self.replace(  # type: ignore[attr-defined]
+            values=cut, observed=masks, inputs=inputs
+        )
 
     def as_float(self) -> "Series":
         """The same series, bytes (uint8, of images) as float32 from 0 to 1."""
@@ -110,12 +122,18 @@ class Series:
             after: number of steps to add after the last.
 
         Raises:
-            InputError: if a number is negative, or if `after` is positive and the lengths differ.
+            InputError: if a number is negative, if `after` is positive and the lengths differ, or
+                for series with inputs, which are not known at other steps.
         """
         if before < 0 or after < 0:
             raise InputError(
                 f"expected before and after of at least 0 to pad series, got before={before}, "
                 f"after={after}"
+            )
+        if self.inputs is not None and (before or after):
+            raise InputError(
+                "expected series without inputs to pad, got some: build series whose inputs reach "
+                "over the further steps, with NaN as values"
             )
         if after and (np.asarray(self.lengths) != self.num_steps).any():
             raise InputError(
@@ -134,6 +152,7 @@ def series_from_arrays(
     values: Mapping[str, Any],
     observed: Mapping[str, Any] | None = None,
     lengths: Sequence[int] | np.ndarray | None = None,
+    inputs: Any = None,
 ) -> Series:
     """Builds a `Series` from arrays in which NaN means missing.
 
@@ -145,13 +164,15 @@ def series_from_arrays(
             the mask are missing. Modalities without a mask are observed wherever they are not NaN.
         lengths: ``(batch,)`` number of steps of each series in padded arrays. By default the
             lengths of the lists, or all steps of the arrays.
+        inputs: covariates that are known at all steps and drive the dynamics, of the same form as
+            the values, on a scale of about 1. NaN is refused within the lengths.
 
     Returns:
         The series, with their lengths, padded to the longest, and `index` 0, 1, ..., batch - 1.
 
     Raises:
-        InputError: if shapes, lengths or modalities disagree, a series is empty, or an observed
-            value is infinite.
+        InputError: if shapes, lengths or modalities disagree, a series is empty, an observed value
+            is infinite, or an input is not finite.
     """
     if not values:
         raise InputError("expected at least one modality, got none")
@@ -203,7 +224,30 @@ def series_from_arrays(
                 f"(series, step, feature) {tuple(where)}: replace it by NaN, or rescale the data"
             )
         arrays[name] = np.where(masks[name], array, 0).astype(np.float32)
-    return Series(arrays, masks, steps.astype(np.int32), np.arange(batch, dtype=np.int32))
+    known = None if inputs is None else _known_inputs(inputs, found[first], steps, time)
+    return Series(arrays, masks, steps.astype(np.int32), np.arange(batch, dtype=np.int32), known)
+
+
+def _known_inputs(inputs: Any, rows: np.ndarray, lengths: np.ndarray, time: int) -> np.ndarray:
+    """Inputs ``(batch, time, input)`` of series whose arrays have so many rows.
+
+    Raises:
+        InputError: if they have other rows, or are not finite within the lengths.
+    """
+    array, own = _padded("inputs", inputs, np.float32, 0)
+    if len(own) != len(rows) or (own != rows).any():
+        raise InputError(
+            f"expected inputs of the series' (batch, time) {(len(rows), time)}, with the same "
+            f"lengths, got {array.shape[:2]}"
+        )
+    inside = (np.arange(time) < lengths[:, None])[..., None]
+    if (wrong := inside & ~np.isfinite(array)).any():
+        where = tuple(np.argwhere(wrong)[0].tolist())
+        raise InputError(
+            f"expected finite inputs, which are known at all steps, got {array[where]} at (series, "
+            f"step, input) {where}: fill them, or make them a modality"
+        )
+    return np.where(inside, array, np.float32(0))
 
 
 def _padded(what: str, value: Any, dtype: Any, fill: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -118,16 +118,23 @@ def check_modalities(modalities: Sequence[Modality]) -> None:
         raise InputError(f"expected modalities of different names, got {repeated[0]!r} twice")
 
 
-def check_series(modalities: Sequence[Modality], series: Series) -> None:
-    """Checks series against the modalities of a model.
+def check_series(modalities: Sequence[Modality], series: Series, inputs: int = 0) -> None:
+    """Checks series against the modalities and the number of inputs of a model.
 
     Names and shapes are checked under a trace too; values only where they are concrete numpy
     arrays, before they move to a device.
 
     Raises:
         InputError: naming the modality, if one is missing, unknown, of another number of features,
-            or holds an observed value outside the support of its likelihood.
+            or holds an observed value outside the support of its likelihood; or for another number
+            of inputs.
     """
+    if series.num_inputs != inputs:
+        raise InputError(
+            f"expected series with inputs={inputs}, the model's, got {series.num_inputs}: set "
+            "inputs of the model, which only some can, or leave them out with "
+            "series.replace(inputs=None)"
+        )
     names = [modality.name for modality in modalities]
     for name in names:
         if name not in series.values:

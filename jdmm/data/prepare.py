@@ -67,6 +67,11 @@ def windows(
         observed[name] = inside & series.observed[name][places]
         values[name] = np.where(observed[name], value[places], 0)
 
+    inputs = None
+    if series.inputs is not None:
+        places = source[:, None], np.minimum(steps, series.inputs.shape[1] - 1)
+        inputs = np.where(inside, series.inputs[places], np.float32(0))
+
     keep = np.ones(len(source), bool)
     if drop_empty:
         keep = np.any([mask.any(axis=(1, 2)) for mask in observed.values()], axis=0)
@@ -77,6 +82,7 @@ def windows(
         {name: mask[keep] for name, mask in observed.items()},
         np.minimum(remaining, length)[keep].astype(np.int32),
         np.arange(keep.sum(), dtype=np.int32),
+        None if inputs is None else inputs[keep],
     )
     return Windows(cut, source[keep].astype(np.int32), start[keep].astype(np.int32))
 
@@ -238,12 +244,13 @@ def _on_host(series: Any) -> Series:
         {name: np.asarray(mask) for name, mask in series.observed.items()},
         np.asarray(series.lengths),
         np.asarray(series.index),
+        None if series.inputs is None else np.asarray(series.inputs),
     )
 
 
 def _masked(series: Series, observed: Mapping[str, np.ndarray]) -> Series:
     values = {name: np.where(observed[name], value, 0) for name, value in series.values.items()}
-    return Series(values, dict(observed), series.lengths, series.index)
+    return series.replace(values=values, observed=dict(observed))
 
 
 def _whole(what: str, number: Any, least: int) -> int:

@@ -91,7 +91,7 @@ class Standardise:
             scaled = (self._checked(name, values[name]) - mean) / self.sd[name]
             observed = np.asarray(series.observed[name])
             values[name] = np.where(observed, scaled, 0).astype(np.float32)
-        return Series(values, series.observed, series.lengths, series.index)
+        return series.replace(values=values)
 
     def undo(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Locations in the original units: ``mean + sd * value``.

@@ -86,8 +86,8 @@ class SeriesFile(SeriesSource):
             {name: np.ascontiguousarray(part[name]) for name in part.dtype.names or ()}
             for part in (table["values"], table["observed"])
         )
-        own = (np.ascontiguousarray(table[name]) for name in ("lengths", "index"))
-        return Series(values, observed, *own)
+        names = [name for name in ("lengths", "index", "inputs") if name in self._record.fields]
+        return Series(values, observed, *(np.ascontiguousarray(table[name]) for name in names))
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -170,7 +170,7 @@ def _numbered(batches: Iterable[Series]) -> Iterator[Series]:
     for batch in batches:
         index = np.arange(begin, begin + batch.batch, dtype=np.int32)
         begin += batch.batch
-        yield Series(batch.values, batch.observed, batch.lengths, index)
+        yield batch.replace(index=index)
 
 
 def _header(series: Series, num_steps: int) -> dict[str, Any]:
@@ -179,7 +179,8 @@ def _header(series: Series, num_steps: int) -> dict[str, Any]:
         name: {"features": value.shape[-1], "bytes": value.dtype == np.uint8}
         for name, value in series.values.items()
     }
-    return {"format": FORMAT, "num_steps": num_steps, "modalities": modalities}
+    header = {"format": FORMAT, "num_steps": num_steps, "modalities": modalities}
+    return header | ({"inputs": series.num_inputs} if series.num_inputs else {})
 
 
 def _record(header: dict[str, Any]) -> np.dtype:
@@ -191,6 +192,8 @@ def _record(header: dict[str, Any]) -> np.dtype:
     ]
     observed = [(name, "?", (steps, own["features"])) for name, own in modalities]
     fields: Any = [("values", values), ("observed", observed), ("lengths", "<i4"), ("index", "<i4")]
+    if "inputs" in header:
+        fields.append(("inputs", "<f4", (steps, header["inputs"])))
     return np.dtype(fields)
 
 
@@ -208,14 +211,17 @@ def _table(series: Series, header: dict[str, Any]) -> np.ndarray:
         )
     if own != header:
         raise InputError(
-            f"expected the modalities of the first batch, {header['modalities']}, in all batches, "
-            f"got {own['modalities']}"
+            f"expected the modalities of the first batch, {header['modalities']}, and its "
+            f"{header.get('inputs', 0)} inputs in all batches, got {own['modalities']} and "
+            f"{own.get('inputs', 0)} inputs"
         )
     table = np.zeros(series.batch, _record(header))
     for name in series.values:
         table["values"][name][:, : series.num_steps] = series.values[name]
         table["observed"][name][:, : series.num_steps] = series.observed[name]
     table["lengths"], table["index"] = series.lengths, series.index
+    if series.inputs is not None:
+        table["inputs"][:, : series.num_steps] = series.inputs
     return table
 
 

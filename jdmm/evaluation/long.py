@@ -115,9 +115,8 @@ def predict_long(
 def _widened(series: Series, steps: int) -> Series:
     """The series with further padding, which belongs to none of them."""
     width = ((0, 0), (0, steps), (0, 0))
-    return Series(
-        {name: np.pad(value, width) for name, value in series.values.items()},
-        {name: np.pad(mask, width) for name, mask in series.observed.items()},
-        series.lengths,
-        series.index,
+    return series.replace(
+        values={name: np.pad(value, width) for name, value in series.values.items()},
+        observed={name: np.pad(mask, width) for name, mask in series.observed.items()},
+        inputs=None if series.inputs is None else np.pad(series.inputs, width),
     )

@@ -8,6 +8,7 @@ Arrays of a recursion are ``(time, latent, n)`` and ``(time, latent, latent, n)`
 the scan, series last for the steps of `square_root`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,22 +41,43 @@ class FullModel:
     """A state space model as pure functions, its variables bound.
 
     Attributes:
-        initial: p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``.
-        transition: states ``(latent, n)`` -> moments of p(z' | z), ``(latent, n)``.
+        initial: p(z_1), ``(latent, 1)``, or ``(latent, n)`` with inputs, and a root
+            ``(latent, latent, 1)``.
+        transition: states ``(latent, n)`` -> moments of p(z' | z), ``(latent, n)``. With inputs it
+            takes those of the next step, ``(input, n)``, as a second argument.
         emission: states ``(latent, n)`` -> conditional moments of the features, ``(feature, n)``.
             There may be none.
         residual: of the features, beside the state; None for none.
+        inputs: of the n series that the model is used for, ``(time, input, n)``; None without.
+            Those of step t drive the transition from step t - 1 to step t.
     """
 
     initial: FullMoments
-    transition: Function
+    transition: Callable[..., Moments]
     emission: Function
     residual: Autoregression | None = None
+    inputs: Float[Array, "time input n"] | None = None
 
     @property
     def latent(self) -> int:
         """Dimensions of the state."""
         return self.initial.mean.shape[0]
+
+    @property
+    def next_inputs(self) -> Float[Array, "time input n"] | None:
+        """At each step the inputs of the next one; the last ones are of no use."""
+        return None if self.inputs is None else jnp.roll(self.inputs, -1, 0)
+
+    def transition_to(self, inputs: Float[Array, "input n"] | None) -> Function:
+        """The transition of states ``(latent, point * n)`` to a step with these inputs."""
+        if inputs is None:
+            return self.transition
+
+        def driven(states: jax.Array) -> Moments:
+            count = states.shape[1] // inputs.shape[1]
+            return self.transition(states, jnp.tile(inputs, (1, count)))
+
+        return driven
 
 
 class Evidence(NamedTuple):
@@ -139,9 +161,14 @@ def update_step(
     return FilterState(states, own), change
 
 
-def predict_step(model: FullModel, filtered: FilterState, points: StepPoints) -> FilterState:
-    """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming."""
-    states = square_root.predict(model.transition, filtered.states, points)
+def predict_step(
+    model: FullModel,
+    filtered: FilterState,
+    points: StepPoints,
+    inputs: Float[Array, "input n"] | None = None,
+) -> FilterState:
+    """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming; the inputs are those of step t + 1."""
+    states = square_root.predict(model.transition_to(inputs), filtered.states, points)
     return FilterState(states, _predict_residual(model.residual, filtered))
 
 
@@ -158,16 +185,18 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
 
     def _step(predicted, inputs):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
-        own, offsets = inputs
+        own, offsets, next_inputs = inputs
         predicted = _bound_gradient(predicted)
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)
-        following = predict_step(model, filtered, step)
+        following = predict_step(model, filtered, step, next_inputs)
         return following, _filtered(predicted, filtered, change)
 
     # rematerialised: saving the points of every step takes many times the memory
     _, found = jax.lax.scan(
-        jax.checkpoint(_step), start, (evidence, None if shared else points.offsets)
+        jax.checkpoint(_step),
+        start,
+        (evidence, None if shared else points.offsets, model.next_inputs),
     )
     return found
 

@@ -56,11 +56,12 @@ def smooth_path(
         points: of the quadrature.
     """
     found = full_filter(model, evidence, points)
-    backward = over_time(
-        lambda filtered, own: square_root.reverse(model.transition, filtered, own),
-        points,
-        found.filtered,
-    )
+
+    def reverse(own: tuple[FullMoments, Any], at: StepPoints) -> Affine:
+        filtered, inputs = own
+        return square_root.reverse(model.transition_to(inputs), filtered, at)
+
+    backward = over_time(reverse, points, (found.filtered, model.next_inputs))
     return _smooth(found, backward, lengths)
 
 
@@ -74,8 +75,13 @@ def linearise(model: FullModel, around: FullMoments, points: Points, features: i
         features: number of features.
     """
     diagonal = features > model.latent
+
+    def transition(own: tuple[FullMoments, Any], at: StepPoints) -> Affine:
+        states, inputs = own
+        return affine.linearise(model.transition_to(inputs), states, at)
+
     return Linearised(
-        over_time(lambda own, at: affine.linearise(model.transition, own, at), points, around),
+        over_time(transition, points, (around, model.next_inputs)),
         over_time(
             lambda own, at: affine.linearise_emission(model.emission, own, at, diagonal),
             points,
@@ -174,7 +180,8 @@ def path_cost(
         lengths: number of steps of each series.
     """
     time, latent, n = means.shape
-    flat = jnp.moveaxis(means, 0, 1).reshape(latent, -1)
+    flat = _merge(jnp.asarray(means))
+    inputs = None if model.inputs is None else _merge(model.next_inputs)
 
     def nll(value: jax.Array, expected: Moments) -> jax.Array:
         """Per step, ``(time, n)``, from ``(output, time, n)``."""
@@ -182,7 +189,7 @@ def path_cost(
         return 0.5 * ((value - mean) ** 2 / variance + jnp.log(variance) + square_root.LOG_2PI)
 
     following = jnp.moveaxis(jnp.roll(means, -1, 0), 0, 1)
-    steps = jnp.sum(nll(following, model.transition(flat)), 0)
+    steps = jnp.sum(nll(following, model.transition_to(inputs)(flat)), 0)
     inside = jnp.arange(time)[:, None] < lengths[None] - 1
     total = jnp.sum(jnp.where(inside, steps, 0.0), 0)
     expected = model.emission(flat)
@@ -242,16 +249,21 @@ def sample_paths(posterior: PathPosterior, noise: Float[Array, "time latent m"])
 def sample_prior(
     model: FullModel, noise: Float[Array, "time latent m"]
 ) -> Float[Array, "time latent m"]:
-    """Paths sampled from the prior, from the first step to the last, by standard normal `noise`."""
+    """Paths sampled from the prior, from the first step to the last, by standard normal `noise`.
 
-    def _step(state, own):
+    A model with inputs has those of `m` series.
+    """
+
+    def _step(state, inputs):
         """z_t -> z_{t+1}."""
-        mean, variance = model.transition(state)
+        own, driving = inputs
+        mean, variance = model.transition_to(driving)(state)
         following = mean + jnp.sqrt(variance) * own
         return following, following
 
     first = model.initial.mean + linalg.matvec(model.initial.root, noise[0])
-    _, states = jax.lax.scan(_step, first, noise[1:])
+    driving = None if model.inputs is None else model.inputs[1:]
+    _, states = jax.lax.scan(_step, first, (noise[1:], driving))
     return jnp.concatenate([first[None], states])
 
 

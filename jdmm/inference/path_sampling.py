@@ -130,7 +130,13 @@ def path_sampler(
     linear = full_smoothing.linearise(model, smoothed, points, features)
     messages = backward_messages(linear, evidence)
     time, latent, n = smoothed.mean.shape
-    reached = model.transition(jnp.moveaxis(smoothed.mean[:-1], 0, 1).reshape(latent, -1))
+
+    def flat(leaf: jax.Array) -> jax.Array:
+        """``(time, *, n)`` -> ``(*, time * n)``."""
+        return jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1)
+
+    inputs = None if model.inputs is None else flat(model.inputs[1:])
+    reached = model.transition_to(inputs)(flat(smoothed.mean[:-1]))
     sd = jnp.moveaxis(jnp.sqrt(reached.variance).reshape(latent, time - 1, n), 1, 0)
     first = jnp.broadcast_to(model.initial.root, (latent, latent, n))
     prior = jnp.concatenate([first[None], jax.vmap(linalg.diagonal_matrix)(sd)])
@@ -167,21 +173,21 @@ def sample_paths(
 
     def _step(prior, inputs):
         """p(z_t | z_{t-1}) -> p(z_{t+1} | z_t)."""
-        (smoothed, messages, gain, root, logs), own = inputs
+        (smoothed, messages, gain, root, logs), own, driving = inputs
         rest = tile(messages.target) - linalg.matvec(tile(messages.slope), prior.mean)
         mean = _within_reach(prior.mean + linalg.matvec(tile(gain), rest), smoothed)
         state = mean + linalg.matvec(tile(root), own)
         density = -0.5 * jnp.sum(own**2 + square_root.LOG_2PI, 0) - tile(logs)
         posterior = Moments(mean, tile(jnp.sum(root**2, 1)))
-        return model.transition(state), SampledPaths(state, prior, posterior, density)
+        return model.transition_to(driving)(state), SampledPaths(state, prior, posterior, density)
 
     start = Moments(
         *(
-            jnp.broadcast_to(leaf, (latent, size))
+            tile(jnp.broadcast_to(leaf, (latent, n)))
             for leaf in (model.initial.mean, model.initial.variance)
         )
     )
-    return jax.lax.scan(_step, start, (sampler, noise))[1]
+    return jax.lax.scan(_step, start, (sampler, noise, model.next_inputs))[1]
 
 
 def _within_reach(mean: jax.Array, smoothed: FullMoments) -> jax.Array:

@@ -11,16 +11,18 @@ of arrays that its methods take as their first argument.
 """
 
 import abc
+import dataclasses
 import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from jdmm.data.modality import Modality, check_modalities, check_series
-from jdmm.errors import InputError
+from jdmm.errors import InputError, UnsuitableDataError
 from jdmm.fields import checked_fields
 from jdmm.inference.quadrature import Quadrature
 from jdmm.inference.smoothing import PosteriorPath
@@ -67,18 +69,28 @@ class Model(abc.ABC):
 
     Attributes:
         modalities: the observation sequences.
+        inputs: number of inputs (`Series.inputs`) that the series have.
+        takes_inputs: whether there may be any.
 
     Raises:
         InputError: for values that make no model.
     """
 
     modalities: tuple[Modality, ...]
+    inputs: int = dataclasses.field(default=0, kw_only=True)
     samples_backward: ClassVar[bool] = False
+    takes_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the values."""
         object.__setattr__(self, "modalities", tuple(self.modalities))
         check_modalities(self.modalities)
+        check_whole("inputs", self.inputs, 0)
+        if self.inputs and not self.takes_inputs:
+            raise UnsuitableDataError(
+                f"expected no inputs for {type(self).__name__}, which has no place for them, got "
+                f"{self.inputs}: make them a modality, or choose SigmaPointSSM"
+            )
 
     @classmethod
     def from_config(cls, modalities: tuple[Modality, ...], config: Config) -> Self:
@@ -98,9 +110,9 @@ class Model(abc.ABC):
         """Checks that the model can take these series.
 
         Raises:
-            InputError: naming the modality that disagrees.
+            InputError: naming the modality that disagrees, or for another number of inputs.
         """
-        check_series(self.modalities, series)
+        check_series(self.modalities, series, self.inputs)
 
     @abc.abstractmethod
     def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
@@ -170,30 +182,45 @@ class Model(abc.ABC):
         count: int,
         num_steps: int,
         reverse: bool = False,
+        inputs: Any = None,
     ) -> jax.Array:
         """States ``(count, num_steps, ...)`` sampled from the prior.
 
-        With `reverse`, sampling starts at the last step.
+        Args:
+            variables: of the model.
+            key: of all random numbers.
+            count: number of paths.
+            num_steps: their steps.
+            reverse: whether sampling starts at the last step.
+            inputs: ``(num_steps, input)``, those of all paths, if the model has any.
 
         Raises:
-            InputError: for `reverse` where the model has no backward transition, or a number
-                below 1.
+            InputError: for `reverse` where the model has no backward transition, a number below 1,
+                or inputs of another shape.
         """
         check_whole("count", count, 1)
         check_whole("num_steps", num_steps, 1)
+        shape = (num_steps, self.inputs) if self.inputs else None
+        if (None if inputs is None else np.shape(inputs)) != shape:
+            raise InputError(
+                f"expected inputs {'None' if shape is None else f'of shape {shape}'} to sample "
+                f"from, got {'None' if inputs is None else np.shape(inputs)}"
+            )
         if reverse and not self.samples_backward:
             raise InputError(
                 f"expected to sample forwards from {type(self).__name__}, got reverse: it has no "
                 "backward transition"
             )
-        return self._prior_samples(variables, key, count, num_steps, reverse)
+        series = unobserved_series(self.modalities, count, num_steps, self.inputs)
+        if inputs is not None:
+            series = series.replace(inputs=jnp.broadcast_to(inputs, series.inputs.shape))
+        return self._prior_samples(variables, key, series, reverse)
 
     def _prior_samples(
-        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+        self, variables: Variables, key: jax.Array, series: Series, reverse: bool
     ) -> jax.Array:
-        """By default posterior samples given nothing, forwards."""
+        """States of series in which nothing is observed; by default posterior samples, forwards."""
         del reverse
-        series = unobserved_series(self.modalities, count, num_steps)
         return self.posterior_samples(variables, series, key, 1).states[0]
 
 
@@ -285,14 +312,17 @@ class ExactLikelihood(abc.ABC):
         """Exact log p(x) of what is observed of each series in nats, ``(batch,)``."""
 
 
-def unobserved_series(modalities: tuple[Modality, ...], count: int, num_steps: int) -> Series:
-    """`count` series of `num_steps` steps in which nothing is observed."""
+def unobserved_series(
+    modalities: tuple[Modality, ...], count: int, num_steps: int, inputs: int = 0
+) -> Series:
+    """`count` series of `num_steps` steps in which nothing is observed; their inputs are 0."""
     shapes = {m.name: (count, num_steps, m.features) for m in modalities}
     return Series(
         values={name: jnp.zeros(shape) for name, shape in shapes.items()},
         observed={name: jnp.zeros(shape, bool) for name, shape in shapes.items()},
         lengths=jnp.full(count, num_steps, jnp.int32),
         index=jnp.arange(count, dtype=jnp.int32),
+        inputs=jnp.zeros((count, num_steps, inputs)) if inputs else None,
     )
 
 
@@ -305,13 +335,13 @@ def fields_of(
         cls: the dataclass.
         section: the name of the section, for messages.
         given: field -> value; "name" is left out.
-        omit: fields of the class that do not belong to the section.
+        omit: further fields of the class that do not belong to the section.
 
     Raises:
         InputError: for a field that the class does not have, or one of another type.
     """
     fields = {name: value for name, value in given.items() if name != "name"}
-    return checked_fields(cls, section, fields, omit=("modalities", *omit))
+    return checked_fields(cls, section, fields, omit=("modalities", "inputs", *omit))
 
 
 QUADRATURE_FIELDS = {

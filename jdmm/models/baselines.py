@@ -8,7 +8,7 @@ walk beyond the ends). Mean, variance and variance of the steps are those of the
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -30,11 +30,14 @@ KINDS = ("mean", "carry", "interpolate")
 class ImputationBaseline(SelfFittingModel, ExactLikelihood):
     """A baseline whose states are the means and sd of the features of all modalities.
 
+    It looks at each feature alone: inputs, as other features, have no influence.
+
     Attributes:
         kind: "mean", "carry" or "interpolate".
     """
 
     kind: str = "interpolate"
+    takes_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -30,7 +30,6 @@ from jdmm.models.base import (
     check_multipliers,
     check_whole,
     fields_of,
-    unobserved_series,
 )
 from jdmm.models.objectives import Loss
 from jdmm.networks.images import BATCH
@@ -168,9 +167,8 @@ class DynamicalVAE(GradientModel):
         )
 
     def _prior_samples(
-        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+        self, variables: Variables, key: jax.Array, series: Series, reverse: bool
     ) -> jax.Array:
         """The posterior given nothing is the prior."""
         del reverse
-        series = unobserved_series(self.modalities, count, num_steps)
         return self.posterior_path(variables, series, key).states

@@ -2,6 +2,7 @@
 
     z_1 ~ N(m, V)    z_t = A z_{t-1} + b + N(0, Q)    x_t = C z_t + d + N(0, R), R diagonal
 
+With inputs u_t, E u_1 is added to the mean of z_1 and B u_t to that of z_t.
 Shumway & Stoffer, *An Approach to Time Series Smoothing and Forecasting Using the EM Algorithm*,
 1982. Any value may be missing. EM runs in double precision.
 """
@@ -9,7 +10,7 @@ Shumway & Stoffer, *An Approach to Time Series Smoothing and Forecasting Using t
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +34,9 @@ from jdmm.series import Series
 WINDOW = 10
 """Steps whose principal components are the first guess of a state."""
 
+RIDGE = 1e-9
+"""Added to the squares of inputs, in units of the mean square of all regressors."""
+
 FLOOR = 1e-6
 """Smallest variance of the emissions, in units of the variance of the values."""
 
@@ -41,19 +45,23 @@ CHUNK = 50
 
 
 class Statistics(NamedTuple):
-    """Expected sufficient statistics, summed over series and steps; u_t is (z_t, 1).
+    """Expected sufficient statistics, summed over series and steps.
+
+    Regressors are r_t = (z_t, 1) of the values, w_t = (z_t, 1, u_{t+1}) of the next states, and
+    v = (1, u_1) of the first one; u without inputs is empty.
 
     series: number of series.
-    initial, initial_square: E z_1 and E z_1 z_1'.
+    start, initial, initial_square: v v', E z_1 v' and E z_1 z_1'.
     transitions: number of pairs (t, t + 1) within the lengths.
-    previous, cross, following: E u_t u_t', E z_{t+1} u_t' and E z_{t+1} z_{t+1}' over them.
+    previous, cross, following: E w_t w_t', E z_{t+1} w_t' and E z_{t+1} z_{t+1}' over them.
     observed: number of observed values of each feature, ``(F,)``.
-    states: E u_t u_t' at the steps where the feature is observed, ``(F, D + 1, D + 1)``.
-    product, square: x_t E u_t ``(F, D + 1)`` and x_t^2 ``(F,)`` of the observed values.
+    states: E r_t r_t' at the steps where the feature is observed, ``(F, D + 1, D + 1)``.
+    product, square: x_t E r_t ``(F, D + 1)`` and x_t^2 ``(F,)`` of the observed values.
     log_likelihood: log p(x) in nats.
     """
 
     series: jax.Array
+    start: jax.Array
     initial: jax.Array
     initial_square: jax.Array
     transitions: jax.Array
@@ -68,28 +76,35 @@ class Statistics(NamedTuple):
 
 
 def expect(
-    parameters: Parameters, values: jax.Array, observed: jax.Array, valid: jax.Array
+    parameters: Parameters,
+    values: jax.Array,
+    observed: jax.Array,
+    valid: jax.Array,
+    inputs: jax.Array,
 ) -> Statistics:
-    """The E-step of one series, ``(time, feature)``; without valid steps all counts are 0."""
-    smoothed = kalman_smoother(parameters, values, observed)
-    mean = smoothed.mean
-    square = smoothed.covariance + mean[:, :, None] * mean[:, None, :]
-    one = jnp.ones_like(mean[:, :1])
-    augmented_mean = jnp.concatenate([mean, one], -1)
-    rows = jnp.concatenate([square, mean[:, :, None]], -1)
-    augmented = jnp.concatenate([rows, augmented_mean[:, None, :]], -2)
+    """The E-step of one series, ``(time, feature)``; without valid steps all counts are 0.
+
+    Inputs are ``(time, input)``, of which there may be none.
+    """
+    smoothed = kalman_smoother(parameters, values, observed, inputs)
+    mean, covariance = smoothed.mean, smoothed.covariance
+    square = covariance + mean[:, :, None] * mean[:, None, :]
+    known = jnp.concatenate([jnp.ones_like(mean[:, :1]), inputs], -1)
+    augmented_mean, augmented = _augment(mean, covariance, known[:, :1])
+    driven_mean, driven = _augment(mean[:-1], covariance[:-1], known[1:])
     pairs = valid[1:].astype(mean.dtype)
-    lagged = smoothed.cross_covariance + mean[1:, :, None] * mean[:-1, None, :]
-    cross = jnp.concatenate([lagged, mean[1:, :, None]], -1)
+    cross = mean[1:, :, None] * driven_mean[:, None, :]
+    cross = cross.at[..., : mean.shape[-1]].add(smoothed.cross_covariance)
     counted = observed.astype(mean.dtype)
     seen = jnp.where(observed, values, 0.0)
     here = valid[0].astype(mean.dtype)
     return Statistics(
         series=here,
-        initial=here * mean[0],
+        start=here * jnp.outer(known[0], known[0]),
+        initial=here * jnp.outer(mean[0], known[0]),
         initial_square=here * square[0],
         transitions=jnp.sum(pairs),
-        previous=jnp.einsum("t,tij->ij", pairs, augmented[:-1]),
+        previous=jnp.einsum("t,tij->ij", pairs, driven),
         cross=jnp.einsum("t,tij->ij", pairs, cross),
         following=jnp.einsum("t,tij->ij", pairs, square[1:]),
         observed=jnp.sum(counted, 0),
@@ -100,30 +115,58 @@ def expect(
     )
 
 
+def _augment(
+    mean: jax.Array, covariance: jax.Array, known: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """E w and E w w' of w = (z, known) at all steps."""
+    both = jnp.concatenate([mean, known], -1)
+    latent = mean.shape[-1]
+    square = both[:, :, None] * both[:, None, :]
+    return both, square.at[:, :latent, :latent].add(covariance)
+
+
+def _regress(square: jax.Array, cross: jax.Array, inputs: int) -> jax.Array:
+    """The slopes of y on regressors w from E w w' and E y w'.
+
+    The last `inputs` regressors have a tiny ridge: those of all series may be alike.
+    """
+    ridge = RIDGE * jnp.trace(square) / len(square)
+    is_input = jnp.arange(len(square)) >= len(square) - inputs
+    return jnp.linalg.solve(square + jnp.diag(jnp.where(is_input, ridge, 0.0)), cross.T).T
+
+
 def maximise(statistics: Statistics) -> Parameters:
     """The M-step: regressions of the next states and of the values on the states."""
     s = statistics
-    dynamics = jnp.linalg.solve(s.previous, s.cross.T).T
+    latent, inputs = len(s.initial_square), len(s.start) - 1
+    dynamics = _regress(s.previous, s.cross, inputs)
+    first = _regress(s.start, s.initial, inputs)
+    spread = first @ s.start @ first.T - first @ s.initial.T - s.initial @ first.T
     residual = symmetric(s.following - dynamics @ s.cross.T) / jnp.maximum(s.transitions, 1)
     emission = jax.vmap(jnp.linalg.solve)(s.states, s.product)
     variance = (s.square - jnp.sum(s.product * emission, -1)) / jnp.maximum(s.observed, 1)
-    mean = s.initial / s.series
-    floor = FLOOR * jnp.eye(len(mean))
+    floor = FLOOR * jnp.eye(latent)
     return Parameters(
-        initial_mean=mean,
-        initial_covariance=symmetric(s.initial_square / s.series - jnp.outer(mean, mean)),
-        dynamics=dynamics[:, :-1],
-        dynamics_bias=dynamics[:, -1],
+        initial_mean=first[:, 0],
+        initial_covariance=symmetric(s.initial_square + spread) / s.series,
+        dynamics=dynamics[:, :latent],
+        dynamics_bias=dynamics[:, latent],
         dynamics_covariance=residual + floor,
         emission=emission[:, :-1],
         emission_bias=emission[:, -1],
         emission_variance=jnp.maximum(variance, FLOOR),
+        initial_inputs=first[:, 1:],
+        dynamics_inputs=dynamics[:, latent + 1 :],
     )
 
 
 @jax.jit
 def em_step(
-    parameters: Parameters, values: jax.Array, observed: jax.Array, valid: jax.Array
+    parameters: Parameters,
+    values: jax.Array,
+    observed: jax.Array,
+    valid: jax.Array,
+    inputs: jax.Array,
 ) -> tuple[Parameters, jax.Array]:
     """New parameters, and the log-likelihood of the old ones in nats.
 
@@ -134,6 +177,7 @@ def em_step(
         values: ``(chunk, series, time, feature)``.
         observed: masks of the same shape.
         valid: ``(chunk, series, time)``, the steps within the lengths.
+        inputs: ``(chunk, series, time, input)``, of which there may be none.
     """
 
     def _step(total, chunk):
@@ -141,10 +185,11 @@ def em_step(
         each = jax.vmap(partial(expect, parameters))(*chunk)
         return jax.tree.map(lambda sums, leaf: sums + jnp.sum(leaf, 0), total, each), None
 
-    one_series = (leaf[0, 0] for leaf in (values, observed, valid))
+    data = (values, observed, valid, inputs)
+    one_series = (leaf[0, 0] for leaf in data)
     shapes = jax.eval_shape(partial(expect, parameters), *one_series)
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(_step, start, (values, observed, valid))
+    total, _ = jax.lax.scan(_step, start, data)
     return maximise(total), total.log_likelihood
 
 
@@ -152,22 +197,30 @@ def in_chunks(array: np.ndarray, size: int) -> np.ndarray:
     """``(series, ...)`` -> ``(chunk, size, ...)``, filled up with zeros."""
     missing = -len(array) % size
     filled = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-    return filled.reshape(-1, size, *array.shape[1:])
+    return filled.reshape(len(filled) // size, size, *array.shape[1:])
+
+
+def _inputs(series: Series) -> np.ndarray:
+    """Inputs ``(batch, time, input)``, of which there may be none."""
+    if series.inputs is None:
+        return np.zeros((series.batch, series.num_steps, 0))
+    return np.asarray(series.inputs)
 
 
 @dataclass(frozen=True)
 class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
-    """A linear Gaussian state space model of the features of all modalities.
+    """A linear Gaussian state space model of the features of all modalities, and of their inputs.
 
     Attributes:
         latent: D, dimensions of the state.
-        iterations: of EM, at most.
+        iterations: of EM, at most. With inputs it may need some hundreds.
         tolerance: EM stops when an iteration gains less, in nats per observed value.
     """
 
     latent: int = 5
     iterations: int = 150
     tolerance: float = 1e-6
+    takes_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -194,7 +247,9 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
             values = values.astype(np.float64)
             parameters = self.initial_parameters(values, observed)
             size = min(CHUNK, len(values))
-            data = [in_chunks(leaf, size) for leaf in (values, observed, np.asarray(series.valid))]
+            inputs = _inputs(series).astype(np.float64)
+            given = (values, observed, np.asarray(series.valid), inputs)
+            data = [in_chunks(leaf, size) for leaf in given]
             count, before = max(observed.sum(), 1), -np.inf
             for iteration in range(self.iterations):
                 following, total = em_step(parameters, *data)
@@ -209,7 +264,8 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
                 if log_likelihood - before < self.tolerance:
                     break
                 parameters, before = following, log_likelihood
-        return {name: np.asarray(leaf) for name, leaf in parameters._asdict().items()}
+        found = {name: np.asarray(leaf) for name, leaf in parameters._asdict().items()}
+        return {name: leaf for name, leaf in found.items() if self.inputs or leaf.size}
 
     def initial_parameters(self, values: np.ndarray, observed: np.ndarray) -> Parameters:
         """The start of EM: states are the principal components of `WINDOW` successive steps.
@@ -256,6 +312,8 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
             emission=emission,
             emission_bias=bias,
             emission_variance=np.maximum(residual, 0.01 * variance),
+            initial_inputs=np.zeros((size, self.inputs)),
+            dynamics_inputs=np.zeros((size, self.inputs)),
         )
 
     def posterior_mean(self, variables: Any, series: Series, key: jax.Array) -> PosteriorPath:
@@ -263,7 +321,8 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
         del key
         self.check(series)
         values, observed = concatenate_features(series)
-        smoothed = jax.vmap(partial(kalman_smoother, Parameters(**variables)))(values, observed)
+        smooth = jax.vmap(partial(kalman_smoother, Parameters(**variables)))
+        smoothed = smooth(values, observed, series.inputs)
         variance = jnp.diagonal(smoothed.covariance, axis1=-2, axis2=-1)
         marginals = Moments(smoothed.mean, variance)
         return PosteriorPath(marginals, marginals, smoothed.mean)
@@ -277,7 +336,8 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
         each = jax.vmap(partial(sample_posterior, Parameters(**variables)))
 
         def sample(own: jax.Array) -> PosteriorPath:
-            states = each(values, observed, jax.random.normal(own, marginals.mean.shape))
+            noise = jax.random.normal(own, marginals.mean.shape)
+            states = each(values, observed, noise, series.inputs)
             states = marginals.mean + scale * (states - marginals.mean)
             return PosteriorPath(marginals, marginals, states)
 
@@ -296,4 +356,4 @@ class LinearGaussianSSM(SelfFittingModel, ExactLikelihood):
         self.check(series)
         values, observed = concatenate_features(series)
         run = jax.vmap(partial(kalman_filter, Parameters(**variables)))
-        return run(values, observed).log_likelihood
+        return run(values, observed, series.inputs).log_likelihood

@@ -263,8 +263,8 @@ class MDMM(GradientModel):
         return raw_outputs(decoders, states, backgrounds=backgrounds)
 
     def _prior_samples(
-        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+        self, variables: Variables, key: jax.Array, series: Series, reverse: bool
     ) -> jax.Array:
         """Ancestral samples from either end of time."""
         ssm = self.state_space(variables)
-        return posterior.prior_sample_paths(ssm, key, count, num_steps, reverse)
+        return posterior.prior_sample_paths(ssm, key, series.batch, series.num_steps, reverse)

@@ -13,7 +13,7 @@ from jdmm.errors import InputError
 from jdmm.inference.gaussian import Moments
 from jdmm.inference.smoothing import PosteriorPath
 from jdmm.likelihoods import Bernoulli, Categorical, Normal, Raw, unconstrain_sd
-from jdmm.models.base import SelfFittingModel, Variables, unobserved_series
+from jdmm.models.base import SelfFittingModel, Variables
 from jdmm.models.emission import masked_values
 from jdmm.series import Series
 
@@ -125,11 +125,10 @@ class NearestValue(SelfFittingModel):
         return raw
 
     def _prior_samples(
-        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+        self, variables: Variables, key: jax.Array, series: Series, reverse: bool
     ) -> jax.Array:
         """The means of the training series."""
         del reverse
-        series = unobserved_series(self.modalities, count, num_steps)
         return self.posterior_mean(variables, series, key).states
 
 

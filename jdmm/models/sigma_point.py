@@ -2,6 +2,7 @@
 
     z_1 ~ N(m, P)    z_{t+1} ~ N(f(z_t), diag v(z_t))    x_t ~ p(x_t | z_t)
 
+With inputs u they are N(m + B u_1, P) and N(f(z_t, u_{t+1}), diag v(z_t, u_{t+1})).
 Its dynamics are learned by the likelihood of the filter: without inference networks, and without
 sampling. docs/full_covariance.md derives it.
 """
@@ -89,7 +90,8 @@ class SigmaPointSSM(GradientModel):
             of a likelihood, such as the sd of a normal one, is learned and does not depend on the
             state; see `Likelihood.spreads`.
         transition: a Flax module, states ``(latent, n)`` -> `Moments` of the next states; None for
-            a `ProductTransition`.
+            a `ProductTransition`. With inputs it takes those of the next step, ``(input, n)``, as a
+            second argument.
         updates: modality -> "moments" (its values update the state by their conditional moments) or
             "encoder" (by the Gaussian factor of its encoder). By default "encoder" for images and
             for a modality that has an encoder or a likelihood without moments, else "moments".
@@ -126,6 +128,7 @@ class SigmaPointSSM(GradientModel):
     decoded_samples: int = 0
     multipliers: Mapping[str, float] = FrozenDict()
     networks_per_modality: ClassVar[tuple[str, ...]] = ("encoders", "decoders")
+    takes_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -244,6 +247,7 @@ class SigmaPointSSM(GradientModel):
             self.emission,
             self.transition,
             self.residual,
+            self.inputs,
         )
 
     @property
@@ -272,14 +276,27 @@ class SigmaPointSSM(GradientModel):
         self.check(series)
         return self.networks.init(key, series)
 
-    def state_space(self, variables: Variables) -> FullModel:
-        """The model as pure functions, for the recursions of `jdmm.inference`."""
+    def state_space(self, variables: Variables, inputs: Any = None) -> FullModel:
+        """The model as pure functions, for the recursions of `jdmm.inference`.
+
+        Args:
+            variables: of the model.
+            inputs: of the series that it is used for (`Series.inputs`), ``(batch, time, input)``.
+
+        Raises:
+            InputError: for inputs of another number of features.
+        """
+        given = 0 if inputs is None else inputs.shape[-1]
+        if given != self.inputs:
+            raise InputError(f"expected {self.inputs} inputs of the series, got {given}")
+        by_time = None if inputs is None else jnp.moveaxis(jnp.asarray(inputs), 0, -1)
         networks, method = self.networks.bind(variables), bind(self.networks, variables)
         decode = partial(raw_outputs, self._decoders(variables))
         exact = self._exact
         emission = conditional_moments(exact, decode)
         own = residuals.join(networks.residuals(), exact)
-        return FullModel(networks.initial(), method(Networks.step_forward), emission, own)
+        initial = networks.initial(None if by_time is None else by_time[0])
+        return FullModel(initial, method(Networks.step_forward), emission, own, by_time)
 
     def evidence(self, variables: Variables, series: Series) -> Evidence:
         """What is observed, with the time in front and the series last.
@@ -320,7 +337,8 @@ class SigmaPointSSM(GradientModel):
             self._encoders(variables, training),
             self._decoders(variables, training),
         )
-        model, evidence = self.state_space(variables), self._evidence(encoders, series)
+        model = self.state_space(variables, series.inputs)
+        evidence = self._evidence(encoders, series)
         found = full_filtering.full_filter(model, evidence, points)
         broken = objectives.first_of(jnp.any(found.broken, 0), series)
         if self.chosen_objective == LIKELIHOOD:
@@ -354,7 +372,8 @@ class SigmaPointSSM(GradientModel):
         return self._smooth(variables, series, points)
 
     def _smooth(self, variables: Variables, series: Series, points: Points) -> PathPosterior:
-        model, evidence = self.state_space(variables), self.evidence(variables, series)
+        model = self.state_space(variables, series.inputs)
+        evidence = self.evidence(variables, series)
         path = full_smoothing.smooth_path(model, evidence, series.lengths, points)
         if not self.iterations:
             return path
@@ -401,7 +420,8 @@ class SigmaPointSSM(GradientModel):
         count: int,
         scale: Any,
     ) -> PosteriorPath:
-        model, evidence = self.state_space(variables), self.evidence(variables, series)
+        model = self.state_space(variables, series.inputs)
+        evidence = self.evidence(variables, series)
         sampler = path_sampling.path_sampler(model, smoothed, evidence, points)
         noise = filtering.particles(key, count, series.index, series.num_steps, self.latent)
         flat = scale * noise.reshape(series.num_steps, self.latent, -1)
@@ -460,10 +480,11 @@ class SigmaPointSSM(GradientModel):
         return NetworkGroups(networks, modality_groups(self.modalities), training)
 
     def _prior_samples(
-        self, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+        self, variables: Variables, key: jax.Array, series: Series, reverse: bool
     ) -> jax.Array:
         """Ancestral samples."""
         del reverse
-        noise = filtering.particles(key, 1, jnp.arange(count), num_steps, self.latent)[:, :, 0]
-        states = full_smoothing.sample_prior(self.state_space(variables), noise)
+        model = self.state_space(variables, series.inputs)
+        noise = filtering.particles(key, 1, series.index, series.num_steps, self.latent)[:, :, 0]
+        states = full_smoothing.sample_prior(model, noise)
         return jnp.moveaxis(states, -1, 0)

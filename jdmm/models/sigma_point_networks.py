@@ -15,6 +15,7 @@ from jdmm.inference.square_root import FullMoments
 from jdmm.likelihoods import SD_FLOOR, Normal, constrain_sd
 from jdmm.models.emission import init_decoders, init_encoders, make_decoder, make_encoder
 from jdmm.networks import HomoscedasticDecoder, ProductTransition
+from jdmm.networks.dense import StateDense
 from jdmm.series import Series
 
 LINEAR, MLP = "linear", "mlp"
@@ -43,11 +44,14 @@ class Networks(nn.Module):
     emission: str
     own_transition: nn.Module | None
     residual: bool = False
+    inputs: int = 0
 
     def setup(self) -> None:
         """Makes the submodules."""
         self.initial_mean = self.param("initial_mean", nn.initializers.zeros, (self.latent,))
         self.initial_log_sd = self.param("initial_log_sd", nn.initializers.zeros, (self.latent,))
+        if self.inputs:
+            self.initial_inputs = StateDense(self.latent, nn.initializers.zeros)
         self.transition = self.own_transition or ProductTransition(self.latent, self.hidden)
         self.encoders = {
             m.name: make_encoder(m, self.latent, self.hidden)
@@ -84,21 +88,26 @@ class Networks(nn.Module):
             for name in self.residual_decay
         }
 
-    def initial(self) -> FullMoments:
-        """p(z_1), ``(latent, 1)`` and ``(latent, latent, 1)``."""
+    def initial(self, inputs: jax.Array | None = None) -> FullMoments:
+        """p(z_1), ``(latent, n)`` given the inputs ``(input, n)`` of the first step, else n = 1."""
         sd = jnp.exp(self.initial_log_sd) + SD_FLOOR
-        return FullMoments(self.initial_mean[:, None], jnp.diag(sd)[:, :, None])
+        mean = self.initial_mean[:, None]
+        if inputs is not None:
+            mean += self.initial_inputs(inputs)
+        return FullMoments(mean, jnp.diag(sd)[:, :, None])
 
-    def step_forward(self, state: jax.Array) -> Moments:
-        """p(z_{t+1} | z_t) of states ``(latent, *states)``."""
-        return self.transition(state)
+    def step_forward(self, state: jax.Array, inputs: jax.Array | None = None) -> Moments:
+        """p(z_{t+1} | z_t) of states ``(latent, *states)``, given the inputs of step t + 1."""
+        return self.transition(state) if inputs is None else self.transition(state, inputs)
 
     def __call__(self, series: Series) -> None:
         """Uses every parameter once, for `init`."""
         encoded = [m for m in self.modalities if m.name in self.encoded]
         init_encoders(encoded, self.encoders, series, self.latent)
         init_decoders(self.modalities, self.decoders, self.latent)
-        check_transition(self.step_forward(jnp.zeros((self.latent, 1))), self.latent)
+        inputs = jnp.zeros((self.inputs, 1)) if self.inputs else None
+        self.initial(inputs)
+        check_transition(self.step_forward(jnp.zeros((self.latent, 1)), inputs), self.latent)
 
 
 def check_transition(reached: Any, latent: int) -> None:

@@ -50,6 +50,8 @@ class GatedTransition(nn.Module):
 class ProductTransition(nn.Module):
     """z -> N(A z + b + C (tanh(U z + c) * (V z + d)), sd^2), near the identity at the start.
 
+    With inputs u, the linear maps A, U and V take z and u.
+
     The hidden units are products, so that a part of the state can be a parameter of the dynamics of
     the others, such as a frequency; layers of sums need many more units for that. They grow no
     faster than the state does. The sd of each dimension is a constant.
@@ -65,13 +67,19 @@ class ProductTransition(nn.Module):
     sd: float = 0.1
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> Moments:
-        """Moments ``(latent, *states)`` given states ``(latent, *states)``."""
-        gate = jnp.tanh(StateDense(self.hidden, name="gate")(z))
-        products = gate * StateDense(self.hidden, name="value")(z)
+    def __call__(self, z: jax.Array, inputs: jax.Array | None = None) -> Moments:
+        """Moments ``(latent, *states)`` given states ``(latent, *states)``.
+
+        Args:
+            z: the states.
+            inputs: of the next step, ``(input, *states)``, if there are any.
+        """
+        given = z if inputs is None else jnp.concatenate([z, inputs])
+        gate = jnp.tanh(StateDense(self.hidden, name="gate")(given))
+        products = gate * StateDense(self.hidden, name="value")(given)
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
         change = StateDense(self.latent, small, name="change")(products)
-        linear = StateDense(self.latent, _identity, name="linear")(z)
+        linear = StateDense(self.latent, _identity, name="linear")(given)
         start = nn.initializers.constant(unconstrain_sd(jnp.array(self.sd)))
         raw_sd = self.param("sd", start, (self.latent,))
         variance = constrain_sd(raw_sd).reshape(-1, *(1,) * (z.ndim - 1)) ** 2

@@ -305,7 +305,7 @@ def _scaling(
         part = _part(series, LOOKED_AT)
         seen = {name: np.asarray(part.observed[name]) & mask for name, mask in real.items()}
         observed = {**part.observed, **seen}
-        warn_unscaled(Series(part.values, observed, part.lengths, part.index), list(real))
+        warn_unscaled(part.replace(observed=observed), list(real))
         return None
     if isinstance(series, SeriesSource):
         raise InputError(

@@ -23,7 +23,7 @@ MASKS = {
 }
 
 
-def parameters(seed=0):
+def parameters(seed=0, inputs=0):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(2, LATENT, LATENT))
     return Parameters(
@@ -35,6 +35,8 @@ def parameters(seed=0):
         emission=rng.normal(size=(FEATURES, LATENT)),
         emission_bias=rng.normal(size=FEATURES),
         emission_variance=rng.uniform(0.1, 0.5, FEATURES),
+        initial_inputs=rng.normal(size=(LATENT, inputs)),
+        dynamics_inputs=rng.normal(size=(LATENT, inputs)),
     )
 
 
@@ -86,6 +88,10 @@ def test_smoother_is_exact(name):
     values = np.where(seen, np.random.default_rng(1).normal(0, 2, (TIME, FEATURES)), 0.0)
     mean, covariance, log_prob = exact(p, values, seen)
     found = jax.jit(kalman_smoother)(p, values, seen)
+    check(found, mean, covariance, log_prob)
+
+
+def check(found, mean, covariance, log_prob):
     blocks = covariance.reshape(TIME, LATENT, TIME, LATENT)
     np.testing.assert_allclose(found.mean.ravel(), mean, atol=1e-9)
     for t in range(TIME):
@@ -93,6 +99,22 @@ def test_smoother_is_exact(name):
     for t in range(TIME - 1):
         np.testing.assert_allclose(found.cross_covariance[t], blocks[t + 1, :, t], atol=1e-9)
     np.testing.assert_allclose(found.log_likelihood, log_prob, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["features missing", "ends missing"])
+def test_inputs_shift_states_and_values(name):
+    """By d_1 = E u_1 and d_t = A d_{t-1} + B u_t, and the values by C d."""
+    p, seen, rng = parameters(inputs=2), MASKS[name], np.random.default_rng(1)
+    values, inputs = rng.normal(0, 2, (TIME, FEATURES)), rng.normal(size=(TIME, 2))
+    shift = [p.initial_inputs @ inputs[0]]
+    for own in inputs[1:]:
+        shift.append(p.dynamics @ shift[-1] + p.dynamics_inputs @ own)
+    shift = np.array(shift)
+    mean, covariance, log_prob = exact(p, np.where(seen, values - shift @ p.emission.T, 0.0), seen)
+    found = jax.jit(kalman_smoother)(p, np.where(seen, values, 0.0), seen, inputs)
+    check(found, mean + shift.ravel(), covariance, log_prob)
+    sample = sample_posterior(p, np.where(seen, values, 0.0), seen, np.zeros((TIME, LATENT)), inputs)
+    np.testing.assert_allclose(sample.ravel(), mean + shift.ravel(), atol=1e-9)
 
 
 def test_draws_have_the_exact_covariance():
@@ -107,15 +129,18 @@ def test_draws_have_the_exact_covariance():
     assert (np.abs(np.cov(draws.T) - covariance) < 5 * np.sqrt(2 / len(noise)) * scale).all()
 
 
-def drawn_series(count=60, time=12):
+def drawn_series(count=60, time=12, inputs=0):
     """From known parameters, a third of the values missing, lengths from 4 on."""
-    p, rng = parameters(4), np.random.default_rng(5)
+    p, rng = parameters(4, inputs), np.random.default_rng(5)
+    known = np.random.default_rng(6).normal(size=(count, time, inputs))
     state = rng.multivariate_normal(p.initial_mean, p.initial_covariance, count)
+    state = state + known[:, 0] @ p.initial_inputs.T
     rows = []
     for t in range(time):
         if t:
             step = rng.multivariate_normal(np.zeros(LATENT), p.dynamics_covariance, count)
             state = state @ p.dynamics.T + p.dynamics_bias + step
+            state = state + known[:, t] @ p.dynamics_inputs.T
         rows.append(
             state @ p.emission.T
             + p.emission_bias
@@ -124,19 +149,24 @@ def drawn_series(count=60, time=12):
     values = np.stack(rows, 1)
     values[rng.random(values.shape) < 0.33] = np.nan
     lengths = rng.integers(4, time + 1, count)
-    return series_from_arrays({"x": values[..., :2], "y": values[..., 2]}, lengths=lengths), p
+    series = series_from_arrays(
+        {"x": values[..., :2], "y": values[..., 2]}, None, lengths, known if inputs else None
+    )
+    return series, p
 
 
-def test_em_never_lowers_the_likelihood():
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_em_never_lowers_the_likelihood(inputs):
     """From its own start, and from the parameters that drew the series, which it then beats."""
-    series, truth = drawn_series()
+    series, truth = drawn_series(inputs=inputs)
     model = LinearGaussianSSM(
-        (Modality("x", features=2), Modality("y")), latent=LATENT, iterations=150
+        (Modality("x", features=2), Modality("y")), latent=LATENT, iterations=400, inputs=inputs
     )
     values = np.concatenate([series.values["x"], series.values["y"]], -1).astype(float)
     seen = np.concatenate([series.observed["x"], series.observed["y"]], -1)
     valid = np.array(series.valid)
-    chunks = [in_chunks(leaf, 25) for leaf in (values, seen, valid)]
+    known = np.zeros((*valid.shape, 0)) if series.inputs is None else series.inputs.astype(float)
+    chunks = [in_chunks(leaf, 25) for leaf in (values, seen, valid, known)]
     for initial in (model.initial_parameters(values, seen), truth):
         told, p = [], initial
         for _ in range(60):
