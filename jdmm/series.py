@@ -44,6 +44,12 @@ class Series:
     index: Any
     inputs: Any = None
 
+    if TYPE_CHECKING:  # flax adds it
+
+        def replace(self, **changes: Any) -> "Series":
+            """The series with some attributes replaced."""
+            ...
+
     @property
     def num_steps(self) -> int:
         """Number of time steps of the padded arrays."""
@@ -76,7 +82,7 @@ class Series:
         """
         if unknown := sorted(set(names) - set(self.values)):
             raise InputError(f"expected modalities among {list(self.values)}, got {unknown[0]!r}")
-        return self.replace(  # type: ignore[attr-defined]
+        return self.replace(
             values={name: self.values[name] for name in names},
             observed={name: self.observed[name] for name in names},
         )
@@ -88,9 +94,7 @@ class Series:
         cut = {name: value[:, :num_steps] for name, value in self.values.items()}
         masks = {name: mask[:, :num_steps] for name, mask in self.observed.items()}
         inputs = None if self.inputs is None else self.inputs[:, :num_steps]
-        return self.replace(  # type: ignore[attr-defined]
-            values=cut, observed=masks, inputs=inputs
-        )
+        return self.replace(values=cut, observed=masks, inputs=inputs)
 
     def as_float(self) -> "Series":
         """The same series, bytes (uint8, of images) as float32 from 0 to 1."""
@@ -98,7 +102,7 @@ class Series:
             name: value.astype(jnp.float32) / 255 if value.dtype == jnp.uint8 else value
             for name, value in self.values.items()
         }
-        return self.replace(values=values)  # type: ignore[attr-defined]
+        return self.replace(values=values)
 
     def hide(self, keep: Mapping[str, Any]) -> "Series":
         """Marks values as missing where `keep` is False.
@@ -112,7 +116,7 @@ class Series:
             name: jnp.where(observed[name], value, jnp.zeros((), value.dtype))
             for name, value in self.values.items()
         }
-        return self.replace(values=values, observed=observed)  # type: ignore[attr-defined]
+        return self.replace(values=values, observed=observed)
 
     def pad(self, before: int = 0, after: int = 0) -> "Series":
         """Adds unobserved steps to every series, for extrapolation.
@@ -141,7 +145,7 @@ class Series:
                 "append rows of NaN to each series instead"
             )
         width = ((0, 0), (before, after), (0, 0))
-        return self.replace(  # type: ignore[attr-defined]
+        return self.replace(
             values={name: jnp.pad(value, width) for name, value in self.values.items()},
             observed={name: jnp.pad(mask, width) for name, mask in self.observed.items()},
             lengths=self.lengths + before + after,

@@ -83,6 +83,33 @@ def test_pad_adds_unobserved_steps():
     assert series.valid.all()
 
 
+def test_inputs_are_cut_and_selected_with_the_series():
+    inputs = [np.arange(6.0).reshape(3, 2), np.ones((1, 2))]
+    series = series_from_arrays({"x": [np.zeros(3), np.zeros(1)]}, inputs=inputs)
+    assert series.inputs.shape == (2, 3, 2) and series.num_inputs == 2
+    assert not series.inputs[1, 1:].any()
+    np.testing.assert_array_equal(series.take(np.array([1])).inputs, series.inputs[1:])
+    np.testing.assert_array_equal(series.until(2).inputs, series.inputs[:, :2])
+    hidden = series.hide({"x": np.zeros((2, 3, 1), bool)})
+    np.testing.assert_array_equal(hidden.inputs, series.inputs)
+    with pytest.raises(InputError, match="expected series without inputs to pad"):
+        series.pad(before=1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((1, 4, 1)), r"inputs of the series' \(batch, time\) \(1, 3\)"),
+        ([np.zeros((2, 1))], "with the same lengths"),
+        ([[0.0, np.nan, 0.0]], r"finite inputs, .* got nan at .* \(0, 1, 0\): fill them"),
+        ([["a", "b", "c"]], "expected numbers for inputs"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(inputs, message):
+    with pytest.raises(InputError, match=message):
+        series_from_arrays({"x": np.zeros((1, 3))}, inputs=inputs)
+
+
 def test_pad_before_shifts_ragged_series():
     series = ragged().pad(before=2)
     np.testing.assert_array_equal(series.lengths, [5, 4])

@@ -41,13 +41,13 @@ class Split:
     truth: Mapping[str, np.ndarray] | None = None
     second: Mapping[str, np.ndarray] | None = None
 
-    def check(self, modalities: tuple[Modality, ...]) -> None:
-        """Checks the arrays against the modalities.
+    def check(self, modalities: tuple[Modality, ...], inputs: int = 0) -> None:
+        """Checks the arrays against the modalities and the number of inputs.
 
         Raises:
-            InputError: naming the modality that disagrees.
+            InputError: naming the modality that disagrees, or for another number of inputs.
         """
-        check_series(modalities, self.series)
+        check_series(modalities, self.series, inputs)
         for what, arrays in (("truth", self.truth), ("second observation", self.second)):
             if arrays is None:
                 continue
@@ -101,6 +101,22 @@ class Dataset(abc.ABC):
 
         They also decide the scores: squared error and intervals of numbers, accuracy of classes.
         """
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs (`Series.inputs`), which drive the dynamics and are not modelled."""
+        return 0
+
+    def example_inputs(self, num_steps: int) -> np.ndarray | None:
+        """Inputs ``(num_steps, input)`` under which samples from a model are drawn.
+
+        Raises:
+            InputError: for more steps than inputs are known at.
+        """
+        del num_steps
+        if self.inputs:
+            raise NotImplementedError(f"{type(self).__name__} has no example of its inputs")
+        return None
 
     @property
     def tasks(self) -> Mapping[str, Task]:

@@ -131,8 +131,8 @@ def check_series(modalities: Sequence[Modality], series: Series, inputs: int = 0
     """
     if series.num_inputs != inputs:
         raise InputError(
-            f"expected series with inputs={inputs}, the model's, got {series.num_inputs}: set "
-            "inputs of the model, which only some can, or leave them out with "
+            f"expected series with {inputs} inputs, as the model has, got {series.num_inputs}: "
+            f"give the model inputs={series.num_inputs}, or leave them out with "
             "series.replace(inputs=None)"
         )
     names = [modality.name for modality in modalities]

@@ -2,7 +2,8 @@
 
 A file of series holds one array per modality, ``(batch, time, feature)``, or ``(batch, time)`` for
 one feature; NaN means missing. It may also hold boolean masks ``<modality>_observed`` of the same
-shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. A
+shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. For a
+model with inputs it holds ``inputs``, ``(batch, time, input)``, which are known at all steps. A
 modality of the model that the file lacks is missing throughout. Images may have their own shape,
 ``(batch, time, height, width, channel)``, and be bytes.
 """
@@ -23,15 +24,19 @@ from jdmm.networks import Image
 from jdmm.series import Series, series_from_arrays
 
 LENGTHS = "lengths"
+INPUTS = "inputs"
 MASK = "_observed"
 
 
-def read_npz(path: str | os.PathLike[str], modalities: Sequence[Modality]) -> Series:
+def read_npz(
+    path: str | os.PathLike[str], modalities: Sequence[Modality], inputs: int = 0
+) -> Series:
     """Reads the series of one file.
 
     Args:
         path: the file, in the form that this module's docstring describes.
         modalities: those of the model.
+        inputs: the number of its inputs.
 
     Returns:
         Series of all `modalities`, in their order.
@@ -46,8 +51,12 @@ def read_npz(path: str | os.PathLike[str], modalities: Sequence[Modality]) -> Se
         for modality in modalities:
             if modality.image is not None and modality.name in arrays:
                 arrays[modality.name] = _pixels(arrays[modality.name], modality.image)
-        series = _series(arrays, {m.name: m.features for m in modalities})
-        check_series(modalities, series)
+        known = arrays.pop(INPUTS, None) if inputs else None
+        if inputs and (known is None or known.ndim != 3 or known.shape[-1] != inputs):
+            got = "none" if known is None else known.shape
+            raise InputError(f"expected {INPUTS!r} of shape (batch, time, {inputs}), got {got}")
+        series = _series(arrays, {m.name: m.features for m in modalities}, known)
+        check_series(modalities, series, inputs)
         return series
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
@@ -101,7 +110,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Series:
+def _series(
+    arrays: dict[str, np.ndarray], modalities: Mapping[str, int], inputs: np.ndarray | None
+) -> Series:
     known = [*modalities, *(name + MASK for name in modalities), LENGTHS]
     for name in arrays:
         if name not in known:
@@ -126,7 +137,7 @@ def _series(arrays: dict[str, np.ndarray], modalities: Mapping[str, int]) -> Ser
         name: arrays[name] if name in present else np.full((*shape, features), np.nan)
         for name, features in modalities.items()
     }
-    series = series_from_arrays(values, masks, arrays.get(LENGTHS))
+    series = series_from_arrays(values, masks, arrays.get(LENGTHS), inputs)
 
     any_observed = np.any([mask.any(axis=(1, 2)) for mask in series.observed.values()], axis=0)
     if not any_observed.all():

@@ -86,7 +86,8 @@ class SeriesFile(SeriesSource):
             {name: np.ascontiguousarray(part[name]) for name in part.dtype.names or ()}
             for part in (table["values"], table["observed"])
         )
-        names = [name for name in ("lengths", "index", "inputs") if name in self._record.fields]
+        given = table.dtype.names or ()
+        names = [name for name in ("lengths", "index", "inputs") if name in given]
         return Series(values, observed, *(np.ascontiguousarray(table[name]) for name in names))
 
     @contextlib.contextmanager

@@ -31,7 +31,7 @@ from jdmm.experiments.evaluate import calibrated, evaluate
 from jdmm.experiments.settings import Config, Experiment
 from jdmm.experiments.tables import MAX_FIGURES, figure_of
 from jdmm.experiments.train import restore, seed_dirs, train
-from jdmm.models.base import Model, Variables
+from jdmm.models.base import Variables
 from jdmm.plotting import style
 from jdmm.training import parallel
 from jdmm.training.parallel import Devices
@@ -107,9 +107,7 @@ def sample_workdir(
     trained = restore(experiment, workdir)
     variables = trained.of_seed(trained.best_row)
     key = jax.random.key(seed)
-    means, samples = jax.device_get(
-        _sample(experiment.model, variables, key, count, num_steps, reverse)
-    )
+    means, samples = jax.device_get(_sample(experiment, variables, key, count, num_steps, reverse))
     arrays = samples | {f"{name}_mean": mean for name, mean in means.items()}
     write_npz(output or workdir / "samples.npz", arrays)
     title = "Samples from the prior, without emission noise" + ", backward" * reverse
@@ -142,7 +140,8 @@ def infer_file(
             f"expected an --output that ends with .csv or .parquet for a model of a table, got "
             f"{os.fspath(output)}"
         )
-    series = read_npz(source, experiment.model.modalities).pad(before, after)
+    series = read_npz(source, experiment.model.modalities, experiment.model.inputs)
+    series = series.pad(before, after)
     variables, calibration = _best(experiment, Path(workdir))
     prediction = predict_all(
         experiment.model,
@@ -248,14 +247,20 @@ def _load_experiment(workdir: PathLike) -> Experiment:
 
 
 def _sample(
-    model: Model, variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+    experiment: Experiment,
+    variables: Variables,
+    key: jax.Array,
+    count: int,
+    num_steps: int,
+    reverse: bool,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Expected values and samples of every modality, ``(count, num_steps, feature)``."""
+    model, inputs = experiment.model, experiment.dataset.example_inputs(num_steps)
 
     @jax.jit
     def sample(variables: Variables, key: jax.Array) -> Any:
         state_key, emission_key = jax.random.split(key)
-        states = model.prior_samples(variables, state_key, count, num_steps, reverse)
+        states = model.prior_samples(variables, state_key, count, num_steps, reverse, inputs)
         raw = model.emissions(variables, states)
         means = {name: own.mean(raw[name]) for name, own in model.likelihoods.items()}
         samples = {

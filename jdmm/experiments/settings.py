@@ -3,6 +3,7 @@
 Only mistakes in the configuration become an `InputError`. Any other exception is a bug.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class Experiment:
         """
         splits = self.dataset.load()
         for split in splits.values():
-            split.check(self.dataset.modalities)
+            split.check(self.dataset.modalities, self.dataset.inputs)
         for number, name in enumerate(("train", "validation")):
             split = splits[name]
             kept = corruption.withhold(jax.random.key(number), split.series, self.withheld)
@@ -240,7 +241,8 @@ def _build_model(config: Config, dataset: Dataset) -> tuple[Model, set[str]]:
     """The model, and the sections of the configuration that it is made of."""
     cls = _named(MODELS, "model.name", _section(config, "model").get("name"))
     sections = _Sections(config)
-    return cls.from_config(dataset.modalities, sections), sections.read
+    model = cls.from_config(dataset.modalities, sections)
+    return dataclasses.replace(model, inputs=dataset.inputs), sections.read
 
 
 class _Sections:

@@ -23,7 +23,8 @@ def stretches_of(table: Table, row: int) -> list[slice]:
     if length <= WHOLE:
         return [slice(0, length)]
     own = slice(*table.grid.starts[row : row + 2])
-    missing = np.concatenate([np.isnan(each[own]) for each in table.grid.values.values()], 1)
+    values = [table.grid.values[modality][own] for modality in table.schema.predicted]
+    missing = np.isnan(np.concatenate(values, 1))
     some = np.concatenate([np.ones(table.before), missing.any(1), np.ones(table.after)])
     edges = np.flatnonzero(np.diff(some, prepend=0, append=0))
     begin, end = edges[::2], edges[1::2]
@@ -54,7 +55,7 @@ def figure_of(
     times = table.times(row)
     stretches = stretches_of(table, row)
     curves = {}
-    for modality, columns in schema.groups.items():
+    for modality, columns in schema.predicted.items():
         for place, name in enumerate(columns):
             column = schema.columns[name]
             own = slice(*table.grid.starts[row : row + 2])

@@ -112,7 +112,7 @@ def restore(experiment: Experiment, workdir: Path) -> Trained:
     if isinstance(experiment.model, SelfFittingModel):
         return _fit(experiment.model, experiment.load()["train"].series)
     model, training = _trainable(experiment)
-    example = unobserved_series(model.modalities, 1, 1)
+    example = unobserved_series(model.modalities, 1, 1, model.inputs)
     like = loop.initial_progress(model, example, training, experiment.seeds)
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         progress = checkpoints.restore(like)

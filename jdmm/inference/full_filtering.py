@@ -167,7 +167,7 @@ def predict_step(
     points: StepPoints,
     inputs: Float[Array, "input n"] | None = None,
 ) -> FilterState:
-    """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming; the inputs are those of step t + 1."""
+    """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming; inputs are those of step t + 1."""
     states = square_root.predict(model.transition_to(inputs), filtered.states, points)
     return FilterState(states, _predict_residual(model.residual, filtered))
 

@@ -181,7 +181,8 @@ def path_cost(
     """
     time, latent, n = means.shape
     flat = _merge(jnp.asarray(means))
-    inputs = None if model.inputs is None else _merge(model.next_inputs)
+    following_inputs = model.next_inputs
+    inputs = None if following_inputs is None else _merge(following_inputs)
 
     def nll(value: jax.Array, expected: Moments) -> jax.Array:
         """Per step, ``(time, n)``, from ``(output, time, n)``."""

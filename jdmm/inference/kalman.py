@@ -2,8 +2,9 @@
 
     z_1 ~ N(m, V)    z_t = A z_{t-1} + b + N(0, Q)    x_t = C z_t + d + N(0, R), R diagonal
 
-With inputs u_t, the mean of z_1 is m + E u_1, and B u_t is added to the mean of z_t. Any value may be missing: an update adds the precisions of what is observed at a step. All functions
-take one series; `jax.vmap` gives batches.
+With inputs u_t, the mean of z_1 is m + E u_1, and B u_t is added to the mean of z_t. Any value may
+be missing: an update adds the precisions of what is observed at a step. All functions take one
+series; `jax.vmap` gives batches.
 """
 
 from typing import Any, NamedTuple

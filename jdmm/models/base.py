@@ -89,7 +89,8 @@ class Model(abc.ABC):
         if self.inputs and not self.takes_inputs:
             raise UnsuitableDataError(
                 f"expected no inputs for {type(self).__name__}, which has no place for them, got "
-                f"{self.inputs}: make them a modality, or choose SigmaPointSSM"
+                f"{self.inputs}: leave them out (of a table, its calendar and columns of inputs), "
+                "or choose SigmaPointSSM or LinearGaussianSSM"
             )
 
     @classmethod

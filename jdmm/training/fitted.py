@@ -143,7 +143,13 @@ class FittedModel:
         return replace(self, calibration=calibration)
 
     def sample(
-        self, count: int, num_steps: int, *, seed: int = 0, reverse: bool = False
+        self,
+        count: int,
+        num_steps: int,
+        *,
+        seed: int = 0,
+        reverse: bool = False,
+        inputs: Any = None,
     ) -> dict[str, np.ndarray]:
         """Samples new series from the model, with the noise of the emissions.
 
@@ -155,16 +161,18 @@ class FittedModel:
             num_steps: their steps.
             seed: of all random numbers.
             reverse: whether the states are sampled from the last step backwards.
+            inputs: ``(num_steps, input)``, those of all series, if the model has any.
 
         Returns:
             Modality -> ``(count, num_steps, feature)``.
 
         Raises:
-            InputError: for a number below 1, or `reverse` where the model has no backward
-                transition.
+            InputError: for a number below 1, `reverse` where the model has no backward transition,
+                or inputs of another shape.
         """
         key = jax.random.key(seed)
-        samples = jax.device_get(self._sampler(self.variables, key, count, num_steps, reverse))
+        found = self._sampler(self.variables, key, count, num_steps, reverse, inputs)
+        samples = jax.device_get(found)
         return samples if self.scaling is None else self.scaling.undo(samples)
 
     @functools.cached_property
@@ -173,10 +181,15 @@ class FittedModel:
         model = self.model
 
         def sample(
-            variables: Variables, key: jax.Array, count: int, num_steps: int, reverse: bool
+            variables: Variables,
+            key: jax.Array,
+            count: int,
+            num_steps: int,
+            reverse: bool,
+            inputs: Any,
         ) -> dict[str, jax.Array]:
             state_key, emission_key = jax.random.split(key)
-            states = model.prior_samples(variables, state_key, count, num_steps, reverse)
+            states = model.prior_samples(variables, state_key, count, num_steps, reverse, inputs)
             raw = model.emissions(variables, states)
             return {
                 name: likelihood.sample(raw[name], jax.random.fold_in(emission_key, number))

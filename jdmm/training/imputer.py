@@ -15,7 +15,7 @@ from jdmm.data.prepare import windows
 from jdmm.data.tables.files import Files, training_stride
 from jdmm.data.tables.filling import known
 from jdmm.data.tables.reading import need_columns, numbers, read_frame
-from jdmm.data.tables.schema import Column, Schema
+from jdmm.data.tables.schema import INPUTS, Column, Schema
 from jdmm.data.tables.table import Table, read_table
 from jdmm.data.tables.units import LEVELS, fill_suffix
 from jdmm.errors import InputError
@@ -148,6 +148,7 @@ class TableImputer:
         stride = training_stride(int(np.sum(table.lengths)), self.window, Files.train_windows)
         series = windows(table.series, self.window, stride, drop_empty=True).series
         model = (self.model or default_model)(table.schema.modalities)
+        model = dataclasses.replace(model, inputs=table.schema.inputs)
         if isinstance(model, SelfFittingModel):
             self.fitted_ = fit(model, series)
         else:
@@ -198,7 +199,7 @@ class TableImputer:
         _, rows = self._predict(X, (level,))
         bounds = []
         for end in ("lower", "upper"):
-            named = {name: f"{name}_{end}_{100 * level:g}" for name in self.schema_.scaled}
+            named = {name: f"{name}_{end}_{100 * level:g}" for name in self._numeric}
             frame = rows.select(pl.col(column).alias(name) for name, column in named.items())
             if isinstance(X, np.ndarray):
                 bounds.append(frame.to_numpy())
@@ -226,7 +227,7 @@ class TableImputer:
             hide = np.random.default_rng(self.seed).random(given.shape) < HIDDEN_SHARE
             shown = self._frame(X).with_columns(
                 pl.when(~pl.Series(hide[:, place])).then(pl.col(name)).alias(name)
-                for place, name in enumerate(schema.scaled)
+                for place, name in enumerate(self._numeric)
             )
         else:
             truth, shown, hide = self._numbers(y), X, np.isnan(given)
@@ -237,7 +238,8 @@ class TableImputer:
             raise InputError("expected values to predict, got none: give y with values X lacks")
         _, rows = self._predict(shown, LEVELS)
         errors, distances = 0.0, 0.0
-        for place, (name, column) in enumerate(schema.scaled.items()):
+        for place, name in enumerate(self._numeric):
+            column = schema.columns[name]
             mean, sd = column.scale
             own = hide[:, place]
             values, found = truth[own, place], rows[name + fill_suffix(column)].to_numpy()[own]
@@ -255,13 +257,19 @@ class TableImputer:
             raise InputError(f"expected an array of {count} columns, as in fit, got {frame.width}")
         return frame
 
+    @property
+    def _numeric(self) -> list[str]:
+        """The columns of real numbers that are predicted."""
+        columns = self.schema_.columns
+        return [name for name in self.schema_.scaled if columns[name].modality != INPUTS]
+
     def _numbers(self, X: Any) -> np.ndarray:  # noqa: N803
         """The columns of real numbers, ``(row, column)`` float64, NaN where missing."""
         frame, schema = read_frame(self._frame(X), NAME, self.schema_), self.schema_
-        if not schema.scaled:
+        if not self._numeric:
             raise InputError("expected columns of real numbers to score, got none")
-        need_columns(frame, list(schema.scaled), NAME)
-        return np.stack([numbers(frame, name, schema, NAME) for name in schema.scaled], -1)
+        need_columns(frame, self._numeric, NAME)
+        return np.stack([numbers(frame, name, schema, NAME) for name in self._numeric], -1)
 
     def _predict(self, X: Any, levels: tuple[float, ...]) -> tuple[Table, pl.DataFrame]:  # noqa: N803
         """The table, and its rows in the order of X, filled and with columns of predictions."""

@@ -35,6 +35,16 @@ def test_arrays_masks_and_lengths_arrive(path):
     np.testing.assert_array_equal(series.values["y"], 3 * series.observed["y"])
 
 
+def test_inputs_arrive_where_the_model_has_some(path):
+    inputs = np.arange(12.0).reshape(3, 4, 1)
+    np.savez(path, x=X, inputs=inputs)
+    np.testing.assert_array_equal(read_npz(path, MODEL, 1).inputs, inputs)
+    with pytest.raises(InputError, match=r"'inputs' of shape \(batch, time, 2\), got \(3, 4, 1\)"):
+        read_npz(path, MODEL, 2)
+    with pytest.raises(InputError, match="expected arrays among .* got 'inputs'"):
+        read_npz(path, MODEL)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, bool])
 def test_one_feature_needs_no_axis_and_any_real_dtype_will_do(path, dtype):
     series = read(path, x=np.ones((3, 4), dtype))

@@ -25,7 +25,10 @@ def ragged(lengths=(7, 3, 10), missing=0.3, features=2) -> Series:
     ends = np.cumsum(lengths)[:-1]
     label = np.arange(1.0, sum(lengths) + 1)
     label[rng.random(label.shape) < missing] = NAN
-    return series_from_arrays({"a": np.split(table, ends), "b": np.split(label, ends)})
+    inputs = np.split(100.0 + np.arange(sum(lengths)), ends)
+    return series_from_arrays(
+        {"a": np.split(table, ends), "b": np.split(label, ends)}, inputs=inputs
+    )
 
 
 def assert_partition(series: Series, shown: Series, held_out: Series):
@@ -44,6 +47,7 @@ def assert_partition(series: Series, shown: Series, held_out: Series):
     for part in (shown, held_out):
         np.testing.assert_array_equal(part.lengths, series.lengths)
         np.testing.assert_array_equal(part.index, series.index)
+        np.testing.assert_array_equal(part.inputs, series.inputs)
 
 
 @pytest.mark.parametrize(("length", "step"), [(3, None), (4, 1), (4, 3), (10, 10), (25, 2), (1, 1)])
@@ -71,6 +75,9 @@ def test_windows_against_a_loop(length, step):
                 mask[: stop - start], series.observed[name][row, start:stop]
             )
             assert not window[stop - start :].any() and not mask[stop - start :].any()
+        inputs = cut.series.inputs[number]
+        np.testing.assert_array_equal(inputs[: stop - start], series.inputs[row, start:stop])
+        assert not inputs[stop - start :].any() and inputs.shape == (length, 1)
 
 
 @pytest.mark.parametrize("step", [None, 2])

@@ -28,7 +28,8 @@ def mixed(count=7, num_steps=5, seed=0):
     series = series_from_arrays({"x, y": x, "video": video}, lengths=lengths)
     values = {**series.values, "video": series.values["video"].astype(np.uint8)}
     index = random.permutation(1000)[:count].astype(np.int32)
-    return Series(values, series.observed, series.lengths, index)
+    inputs = random.normal(size=(count, num_steps, 3)).astype(np.float32)
+    return Series(values, series.observed, series.lengths, index, inputs)
 
 
 def everything(source):

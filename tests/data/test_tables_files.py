@@ -25,6 +25,12 @@ def path(tmp_path):
     return str(tmp_path / "table.csv")
 
 
+def train_hours(splits):
+    """The hours of the first training window, from their sine and cosine."""
+    sine, cosine = splits["train"].series.inputs[0].T
+    return np.rint(np.arctan2(sine, cosine) * 12 / np.pi).astype(int)
+
+
 def test_splits_follow_the_time_and_share_no_step(path):
     data = Files(path, window=8, train_windows=1)
     frame = pl.read_csv(path)
@@ -38,10 +44,11 @@ def test_splits_follow_the_time_and_share_no_step(path):
         series = splits[name].series
         own = series.values["numbers"][..., 1][np.asarray(series.valid)]
         np.testing.assert_allclose(mean + sd * own, frame["b"].to_numpy()[rows], rtol=1e-4)
-        splits[name].check(data.modalities)
+        splits[name].check(data.modalities, data.inputs)
     assert data.class_name("k", 1) == "up"
-    assert [m.name for m in data.modalities] == ["numbers", "k", "calendar"]
-    assert [m.name for m in data.scored] == ["numbers", "k"]
+    assert [m.name for m in data.modalities] == ["numbers", "k"]
+    assert data.inputs == 2 and train_hours(splits).tolist() == list(range(8))
+    assert data.example_inputs(150).shape == (150, 2)  # beyond the end of the table
 
 
 def test_columns_of_different_likelihoods(path, tmp_path):
@@ -52,7 +59,7 @@ def test_columns_of_different_likelihoods(path, tmp_path):
     data = Files(path, str(tmp_path / "schema.json"), window=8, train_windows=1)
     assert "  numbers (mixed): a (normal), n (poisson)" in data.describe()
     train = data.load()["train"]
-    train.check(data.modalities)
+    train.check(data.modalities, data.inputs)
     counts = train.series.values["numbers"][..., 1][np.asarray(train.series.valid)]
     np.testing.assert_array_equal(counts, np.arange(70) % 7)
     (tmp_path / "run").mkdir()

@@ -104,8 +104,9 @@ def test_the_calendar_is_known_everywhere():
     frame = pl.DataFrame({"time": DAY, "a": [1.0, None, 2.0, 3.0]})
     schema = Schema({"a": Column()}, "time", step="1h", calendar=("hour", "weekday", "month"))
     table = read_table(frame, schema).extend(after=21)
-    calendar = table.series.values["calendar"][0]
-    assert table.series.observed["calendar"].all() and calendar.shape == (25, 6)
+    assert list(table.series.values) == ["numbers"]
+    calendar = table.series.inputs[0]
+    assert calendar.shape == (25, 6)
     hour = 2 * np.pi * np.arange(25) / 24
     np.testing.assert_allclose(calendar[:, 0], np.sin(hour), atol=1e-6)
     np.testing.assert_allclose(calendar[:, 1], np.cos(hour), atol=1e-6)
@@ -113,6 +114,23 @@ def test_the_calendar_is_known_everywhere():
     np.testing.assert_allclose(calendar[:, 2], np.sin(week), atol=1e-6)
     year = 2 * np.pi * (121 + np.arange(25) / 24) / 366
     np.testing.assert_allclose(calendar[:, 5], np.cos(year), atol=1e-6)
+
+
+def test_columns_of_inputs_are_scaled_beside_the_calendar():
+    plan = [3.0, 5.0, 4.0, 8.0]
+    frame = pl.DataFrame({"time": DAY, "a": [1.0, None, 2.0, 3.0], "plan": plan})
+    columns = {"plan": Column("inputs"), "a": Column()}
+    table = read_table(frame, Schema(columns, "time", step="1h", calendar=("hour",)))
+    assert [m.name for m in table.schema.modalities] == ["numbers"] and table.schema.inputs == 3
+    np.testing.assert_allclose(table.series.inputs[0, :, 0], (np.array(plan) - 5) / np.std(plan))
+    cut = table.cut(np.zeros(2, int), np.array([0, 2]), np.array([3, 2]))
+    np.testing.assert_array_equal(cut.inputs[1, :2], table.series.inputs[0, 2:])
+    assert not cut.inputs[1, 2:].any()
+    with pytest.raises(InputError, match="inputs plan are not known there, got before=0, after=2"):
+        table.extend(after=2)
+    late = frame.with_columns(plan=pl.Series([3.0, 5.0, None, 8.0]))
+    with pytest.raises(InputError, match="column 'plan' at 2024-05-01T02:00.*1 of 4 steps"):
+        read_table(late, table.schema)
 
 
 @pytest.mark.parametrize(

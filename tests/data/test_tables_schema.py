@@ -40,8 +40,8 @@ def test_modalities_follow_from_the_columns():
         "numbers": (2, Normal()),
         "open": (1, Bernoulli()),
         "kind": (1, Categorical(3)),
-        "calendar": (4, Normal()),
     }
+    assert SCHEMA.inputs == 4
 
 
 def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
@@ -76,7 +76,12 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
             "expected likelihood 'categorical' and categories",
         ),
         ({"columns": {"a": {"transform": "sqrt"}}}, "expected transform among none, log"),
-        ({"columns": {"a": {"modality": "calendar"}}}, "other than 'calendar'"),
+        ({"columns": {"a": {"modality": ""}}}, "expected the name of a modality"),
+        ({"columns": {"a": {"modality": "inputs"}}}, "a modality other than 'inputs', got none"),
+        (
+            {"columns": {"a": {}, "b": {"modality": "inputs", "likelihood": "poisson"}}},
+            "expected likelihood 'normal' of a column of 'inputs'",
+        ),
         ({"columns": {"a": {"likelihood": "categorical"}}}, "expected categories"),
         ({"columns": {"a": {"categories": ["x", "y"]}}}, "expected categories"),
         (

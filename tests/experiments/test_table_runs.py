@@ -90,6 +90,34 @@ def test_the_best_model_fills_a_table(source, tmp_path, capsys):
         outer = found[f"{name}_upper_80"] - found[f"{name}_lower_80"]
         assert (inner > 0).all() and (outer > inner).all()
     assert (tmp_path / "run" / "figures" / "filled.png").stat().st_size > 0
+    samples = run.sample_workdir(tmp_path / "run", 3, HOURS + 8)  # the hours go on after the table
+    assert samples["numbers"].shape == (3, HOURS + 8, 2)
+
+
+def test_a_column_of_inputs_drives_and_is_not_predicted(source, tmp_path):
+    columns = {"a": {}, "b": {"modality": "inputs", "transform": "log"}}
+    schema = {"columns": columns, "time": "time", "step": "1h", "calendar": ["hour"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    known = pl.read_csv(source).select("time", "a", "b").with_columns(pl.col("b").interpolate())
+    known = known.with_columns(pl.col("b").fill_null(strategy="backward")).head(48)
+    known.write_csv(tmp_path / "known.csv")
+    config = config_of(tmp_path / "known.csv", "linear")
+    config.data.schema = str(tmp_path / "schema.json")
+    run.train_and_evaluate(config, tmp_path / "run")
+    run.infer_table(tmp_path / "run", tmp_path / "known.csv", tmp_path / "filled.csv")
+    found = pl.read_csv(tmp_path / "filled.csv")
+    assert found["a"].null_count() == 0 and "a_upper_95" in found.columns
+    np.testing.assert_allclose(found["b"], known["b"])
+    assert not [name for name in found.columns if name.startswith("b_")]
+    with pytest.raises(InputError, match="inputs b are not known there"):
+        run.infer_table(tmp_path / "run", tmp_path / "known.csv", tmp_path / "o.csv", after=1)
+    with pytest.raises(InputError, match="inputs b are not known there"):
+        run.sample_workdir(tmp_path / "run", 1, 49)
+    gap = known.with_columns(pl.when(pl.int_range(48) != 7).then("b").alias("b"))
+    gap.write_csv(tmp_path / "gap.csv")
+    with pytest.raises(InputError, match="gap.csv: .* none in column 'b' at 2024-01-01T07:00"):
+        run.infer_table(tmp_path / "run", tmp_path / "gap.csv", tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
 
 
 def test_the_baseline_interpolates_in_the_units_of_the_table(source, interpolated, tmp_path):

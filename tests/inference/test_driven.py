@@ -162,6 +162,4 @@ def test_streaming_takes_the_next_inputs() -> None:
         own = jax.tree.map(lambda leaf, t=t: leaf[t], given)
         filtered, _ = full_filtering.update_step(model, states, own, step)
         np.testing.assert_allclose(filtered.states.mean, whole.filtered.mean[t], atol=1e-10)
-        states = full_filtering.predict_step(
-            model, filtered, step, inputs[min(t + 1, time - 1)]
-        )
+        states = full_filtering.predict_step(model, filtered, step, inputs[min(t + 1, time - 1)])

@@ -113,7 +113,9 @@ def test_inputs_shift_states_and_values(name):
     mean, covariance, log_prob = exact(p, np.where(seen, values - shift @ p.emission.T, 0.0), seen)
     found = jax.jit(kalman_smoother)(p, np.where(seen, values, 0.0), seen, inputs)
     check(found, mean + shift.ravel(), covariance, log_prob)
-    sample = sample_posterior(p, np.where(seen, values, 0.0), seen, np.zeros((TIME, LATENT)), inputs)
+    sample = sample_posterior(
+        p, np.where(seen, values, 0.0), seen, np.zeros((TIME, LATENT)), inputs
+    )
     np.testing.assert_allclose(sample.ravel(), mean + shift.ravel(), atol=1e-9)
 
 

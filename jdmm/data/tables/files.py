@@ -14,7 +14,7 @@ from jdmm.data import tasks
 from jdmm.data.base import DRAWN, SPLITS, Dataset, Outcome, Split, draw_latents
 from jdmm.data.modality import Modality
 from jdmm.data.tables.grid import Grid
-from jdmm.data.tables.schema import CALENDAR, Schema
+from jdmm.data.tables.schema import INPUTS, Schema
 from jdmm.data.tables.table import Table, read_grid, scaling_of
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
@@ -95,26 +95,35 @@ class Files(Dataset):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Those of the schema, and the calendar. A schema that is not given is guessed."""
+        """Those of the schema. A schema that is not given is guessed."""
         return self.known_schema.modalities
 
     @property
-    def scored(self) -> tuple[Modality, ...]:
-        """All but the calendar."""
-        return tuple(m for m in self.modalities if m.name != CALENDAR)
+    def inputs(self) -> int:
+        """Columns of inputs, and sine and cosine of each place in the calendar."""
+        return self.known_schema.inputs
+
+    def example_inputs(self, num_steps: int) -> np.ndarray | None:
+        """Those of the first series from its first step on; the calendar goes on after its end.
+
+        Raises:
+            InputError: for more steps than the columns of inputs have.
+        """
+        if not self.inputs:
+            return None
+        table = self.table.extend(after=max(num_steps - int(self.table.grid.counts[0]), 0))
+        first = np.zeros(1, np.int64)
+        return table.cut(first, first, np.array([num_steps])).inputs[0]
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """Fill single values and blocks of single columns, and forecast.
-
-        The calendar is always known.
-        """
-        known, block = (CALENDAR,), max(self.window // 8, 2)
+        """Fill single values and blocks of single columns, and forecast."""
+        block = max(self.window // 8, 2)
         return {
-            "fill_10": tasks.fill_values(0.1, known),
-            "fill_50": tasks.fill_values(0.5, known),
-            "fill_blocks": tasks.fill_blocks(0.25, block, known),
-            "forecast": tasks.forecast(0.75, known),
+            "fill_10": tasks.fill_values(0.1),
+            "fill_50": tasks.fill_values(0.5),
+            "fill_blocks": tasks.fill_blocks(0.25, block),
+            "forecast": tasks.forecast(0.75),
         }
 
     @functools.cached_property
@@ -190,6 +199,7 @@ class Files(Dataset):
             own = {column: schema.columns[column] for column in columns}
             first = own[columns[0]]
             kind = first.likelihood + f" of {len(first.categories)}" * bool(first.categories)
+            kind = "known at all steps" if name == INPUTS else kind
             if len({column.likelihood for column in own.values()}) > 1:
                 kind = "mixed"
                 columns = [f"{column} ({own[column].likelihood})" for column in columns]
@@ -270,7 +280,7 @@ class Files(Dataset):
         """Column -> ``(series, step, 1)`` of the first series; without modalities that lack."""
         return {
             column: np.asarray(arrays[modality])[:DRAWN, :, [place]]
-            for modality, columns in self.known_schema.groups.items()
+            for modality, columns in self.known_schema.predicted.items()
             if modality in arrays
             for place, column in enumerate(columns)
         }
@@ -292,10 +302,11 @@ def _windows(part: Parts, length: int, stride: int) -> tuple[np.ndarray, np.ndar
 
 
 def _observed(grid: Grid, source: np.ndarray, start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Which windows have an observed value."""
+    """Which windows have an observed value, inputs aside."""
     seen = np.zeros(grid.starts[-1] + 1, np.int64)
-    for values in grid.values.values():
-        seen[1:] += (~np.isnan(values)).any(1)
+    for modality, values in grid.values.items():
+        if modality != INPUTS:
+            seen[1:] += (~np.isnan(values)).any(1)
     total = np.cumsum(seen)
     begin = grid.starts[source] + start
     return total[begin + lengths] > total[begin]

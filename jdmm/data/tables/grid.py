@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from jdmm.data.tables.reading import need_columns, need_values, numbers
-from jdmm.data.tables.schema import Column, Schema
+from jdmm.data.tables.schema import INPUTS, Column, Schema
 from jdmm.data.tables.stamps import Stamps, read_stamps
 from jdmm.data.tables.steps import Step, Times
 from jdmm.data.tables.transforms import TRANSFORMS
@@ -104,7 +104,8 @@ def make_grid(frame: pl.DataFrame, schema: Schema, where: str, notes: tuple[str,
     if schema.series:
         need_values(frame, schema.series, where)
     columns = {name: read_column(frame, name, schema, where) for name in schema.columns}
-    if all(np.isnan(values).all() for values in columns.values()):
+    predicted = [columns[name] for own in schema.predicted.values() for name in own]
+    if all(np.isnan(values).all() for values in predicted):
         raise InputError(f"{where}: expected an observed value, got none: everything is missing")
 
     if schema.series:
@@ -152,7 +153,27 @@ def make_grid(frame: pl.DataFrame, schema: Schema, where: str, notes: tuple[str,
             values[modality][:, place] = cells
     shared = int((np.bincount(cell, minlength=1)[cell] > 1).sum())
     account = Account(frame.height, unsorted, int(starts[-1]), shared, missing, notes)
-    return Grid(frame, names, starts, first, cell, values, offset, step, phase, stamps, account)
+    grid = Grid(frame, names, starts, first, cell, values, offset, step, phase, stamps, account)
+    for name in schema.groups.get(INPUTS, ()):
+        _need_all(grid, schema, name, where)
+    return grid
+
+
+def _need_all(grid: Grid, schema: Schema, name: str, where: str) -> None:
+    """Raises an error if a column of inputs is missing at a step, naming column and time."""
+    unknown = np.isnan(grid.values[INPUTS][:, schema.groups[INPUTS].index(name)])
+    if not unknown.any():
+        return
+    place = int(np.argmax(unknown))
+    source = int(np.searchsorted(grid.starts, place, side="right")) - 1
+    time = grid.times(np.array(source), np.array(place - grid.starts[source]))
+    at = np.datetime64(int(time), "us") if grid.stamps and time.dtype.kind == "i" else f"{time:g}"
+    whose = f" of series {grid.names[source]!r}" if schema.series else ""
+    raise InputError(
+        f"{where}: expected inputs that are known at all steps, got none in column {name!r} at "
+        f"{at}{whose} ({int(unknown.sum())} of {len(unknown)} steps): fill them, or give the "
+        f"column another modality than {INPUTS!r}"
+    )
 
 
 def read_column(frame: pl.DataFrame, name: str, schema: Schema, where: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import polars as pl
 
 from jdmm.data.tables.reading import mixed, numbers
 from jdmm.data.tables.schema import (
-    CALENDAR,
+    INPUTS,
     MAX_CATEGORIES,
     MISSING_WORDS,
     Column,
@@ -213,6 +213,6 @@ def _useless(column: pl.Series) -> str:
 def _column(name: str, column: pl.Series) -> Column:
     if column.dtype.is_numeric():
         return Column()
-    modality = name if name not in (CALENDAR, Column.modality) else f"{name}_"
+    modality = name if name not in (INPUTS, Column.modality) else f"{name}_"
     texts = column.cast(pl.String).drop_nulls().unique().sort().to_list()
     return Column(modality, "categorical", categories=tuple(texts))

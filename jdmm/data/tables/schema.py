@@ -27,11 +27,12 @@ from jdmm.likelihoods import (
     likelihood_to_text,
 )
 
-CALENDAR = "calendar"
-"""The modality of the calendar covariates."""
+INPUTS = "inputs"
+"""Columns of this modality are known at all steps, and drive the dynamics."""
 
 CALENDARS = ("hour", "weekday", "month")
 CATEGORICAL = "categorical"
+NORMAL = "normal"
 
 MISSING_WORDS = ("NA", "N/A", "null")
 """Words that stand for a missing value unless the schema has others; empty cells always do."""
@@ -44,7 +45,9 @@ class Column:
     """What a column is.
 
     Attributes:
-        modality: the modality that it is a feature of.
+        modality: the modality that it is a feature of; "inputs" for a column of numbers that is
+            known at all steps, such as a plan or a forecast from elsewhere: it drives the
+            dynamics, and is not predicted.
         likelihood: a text for `jdmm.likelihoods.likelihood_from_text`, such as "normal", "poisson"
             or "normal(sd=0.1)" in the units of the table; "bernoulli" is for 0 and 1, or false and
             true. Of categories it is "categorical": their number follows from `categories`.
@@ -73,12 +76,15 @@ class Column:
             raise InputError(
                 f"expected transform among {', '.join(TRANSFORMS)}, got {self.transform!r}"
             )
-        if not self.modality or self.modality == CALENDAR:
-            raise InputError(
-                f"expected the name of a modality other than {CALENDAR!r}, got {self.modality!r}"
-            )
+        if not self.modality:
+            raise InputError("expected the name of a modality, got ''")
         if self.likelihood != CATEGORICAL:
             self._normalise_likelihood()
+        if self.modality == INPUTS and self.likelihood != NORMAL:
+            raise InputError(
+                f"expected likelihood {NORMAL!r} of a column of {INPUTS!r}, which is known and has "
+                f"no likelihood, got {self.likelihood!r}: give texts as columns of 0 and 1"
+            )
         if (self.likelihood == CATEGORICAL) != bool(self.categories):
             raise InputError(
                 f"expected categories of a categorical column and of no other, got "
@@ -167,8 +173,8 @@ class Schema:
         value: of a long table, the column of the values.
         step: of the grid: "15min", "1h", "1d" or "1mo" of stamps, else a number.
         missing: words and numbers that stand for a missing value. Empty cells and NaN always do.
-        calendar: covariates that follow from the time stamps: "hour" (of the day), "weekday" and
-            "month" (place in the year). Their sine and cosine are always known.
+        calendar: further inputs, which follow from the time stamps: sine and cosine of "hour" (the
+            place in the day), "weekday" (in the week) and "month" (in the year).
         fitted: a mark of the other fields, set when mean and sd are fitted.
 
     Raises:
@@ -189,6 +195,10 @@ class Schema:
         """Checks the values."""
         if not self.columns:
             raise InputError("expected at least one column in columns, got none")
+        if not self.predicted:
+            raise InputError(
+                f"expected at least one column of a modality other than {INPUTS!r}, got none"
+            )
         Step.parse(self.step)
         if bool(self.variable) != bool(self.value):
             raise InputError("expected both variable and value of a long table, or neither")
@@ -246,25 +256,32 @@ class Schema:
         return groups
 
     @property
+    def predicted(self) -> dict[str, list[str]]:
+        """`groups` without the inputs."""
+        return {name: columns for name, columns in self.groups.items() if name != INPUTS}
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of models of the table: columns, and two for each of the calendar."""
+        return len(self.groups.get(INPUTS, ())) + 2 * len(self.calendar)
+
+    @property
     def scaled(self) -> dict[str, Column]:
         """The columns that are scaled: those whose likelihood allows it."""
         return {name: own for name, own in self.columns.items() if own.distribution().scalable}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities of models of the table, the calendar last.
+        """The modalities of models of the table.
 
         That of columns of different likelihoods has a `Mixed` one.
         """
         own = []
-        for name, columns in self.groups.items():
+        for name, columns in self.predicted.items():
             parts = tuple(self.columns[column].distribution() for column in columns)
             same = all(part == parts[0] for part in parts)
             own.append(Modality(name, len(columns), parts[0] if same else Mixed(parts)))
-        calendar = (
-            [Modality(CALENDAR, 2 * len(self.calendar), residual=False)] if self.calendar else []
-        )
-        return *own, *calendar
+        return tuple(own)
 
     def with_scaling(self, scaling: Mapping[str, tuple[float, float]]) -> "Schema":
         """The schema with mean and sd of every scaled column."""

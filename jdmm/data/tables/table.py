@@ -15,7 +15,7 @@ from jdmm.data.tables.filling import check_names, filled_frame
 from jdmm.data.tables.grid import Account, Grid, make_grid
 from jdmm.data.tables.guessing import guess, guess_long
 from jdmm.data.tables.reading import is_table, name_of, read_frame
-from jdmm.data.tables.schema import CALENDAR, Schema
+from jdmm.data.tables.schema import INPUTS, Schema
 from jdmm.data.tables.units import LEVELS, summarise
 from jdmm.errors import InputError
 from jdmm.files import replace_file
@@ -76,10 +76,16 @@ class Table:
         """The table with further steps before and after each series, to extrapolate to.
 
         Raises:
-            InputError: for a negative number.
+            InputError: for a negative number, or columns of inputs, which are not known there.
         """
         if before < 0 or after < 0:
             raise InputError(f"expected steps of at least 0, got before={before}, after={after}")
+        if (before or after) and INPUTS in self.schema.groups:
+            raise InputError(
+                f"{self.where}: expected no steps before or after a table whose inputs "
+                f"{', '.join(self.schema.groups[INPUTS])} are not known there, got before="
+                f"{before}, after={after}: append rows to the table that have only times and inputs"
+            )
         return replace(self, before=before, after=after)
 
     def cut(self, source: np.ndarray, start: np.ndarray, lengths: np.ndarray) -> Series:
@@ -96,19 +102,23 @@ class Table:
         steps = steps + start[:, None] - self.before
         inside = valid & (steps >= 0) & (steps < self.grid.counts[source][:, None])
         places = np.where(inside, self.grid.starts[source][:, None] + steps, 0)
-        values, observed = {}, {}
+        values, observed, inputs = {}, {}, []
         for modality, columns in self.schema.groups.items():
             shift, scale = self._scales(columns)
             value = (self.grid.values[modality][places] - shift) / scale
+            if modality == INPUTS:
+                inputs.append(value)
+                continue
             observed[modality] = inside[..., None] & ~np.isnan(value)
             values[modality] = np.where(observed[modality], value, np.float32(0))
         if self.schema.calendar:
             times = self.grid.times(source[:, None], steps)
-            waves = calendar(times, self.schema.calendar)
-            observed[CALENDAR] = np.broadcast_to(valid[..., None], waves.shape)
-            values[CALENDAR] = np.where(observed[CALENDAR], waves, np.float32(0))
+            inputs.append(calendar(times, self.schema.calendar))
+        known = None
+        if inputs:
+            known = np.where(valid[..., None], np.concatenate(inputs, -1), np.float32(0))
         index = np.arange(len(source), dtype=np.int32)
-        return Series(values, observed, lengths.astype(np.int32), index)
+        return Series(values, observed, lengths.astype(np.int32), index, known)
 
     def _scales(self, columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """What is subtracted from the values of the grid, and what they are divided by."""

@@ -64,13 +64,13 @@ def summarise(
         InputError: for a prediction without samples, or an impossible level.
     """
     found: dict[str, np.ndarray] = {}
-    for modality in schema.groups:
+    for modality in schema.predicted:
         if modality not in {**prediction.expected, **prediction.probabilities}:
             raise InputError(
                 f"expected a prediction of modality {modality!r} with samples, got none: fit a "
                 "model of table.schema.modalities, and predict with return_samples=True"
             )
-    for modality, columns in schema.groups.items():
+    for modality, columns in schema.predicted.items():
         for place, name in enumerate(columns):
             column = schema.columns[name]
             names = [name + suffix for suffix in suffixes(column, levels)]
