@@ -27,9 +27,14 @@ from air_quality_data import PARTS, Part
 
 import jdmm
 from jdmm import Deletions, Modality, Series, TrainSettings, compiling
+from jdmm.data.tables.calendar import calendar
+from jdmm.data.tables.schema import CALENDARS
+from jdmm.data.tables.steps import MICROSECONDS
 from jdmm.data.tables.transforms import TRANSFORMS
 
 NAME = "air"
+START = np.datetime64("2013-03-01", "us").astype(np.int64)
+"""Of the first hour, in microseconds."""
 SKEWED = (0, 1, 2, 3, 4, 5, 9, 10)
 """Channels that are positive and skewed: pollutants, rain and wind."""
 OFFSETS = {"log": 0.1, "root": 0.0}
@@ -43,12 +48,15 @@ SEEDS = {"test": 0, "validation": 1, "train": 2}
 BASELINES = {"interpolate": "interpolate", "last": "carry"}
 
 
-def load(path: Path, hours: int) -> dict[str, Series]:
-    """Windows of so many hours of each part, standardised."""
+def load(path: Path, hours: int, driven: bool) -> dict[str, Series]:
+    """Windows of so many hours of each part, standardised; driven ones have the calendar."""
     with np.load(path) as file:
         table = np.moveaxis(file["x"], 0, 1)
     table = table.reshape(len(table), -1)
-    windows = jdmm.windows(jdmm.series_from_arrays({NAME: table[None]}), hours).series
+    stamps = START + np.arange(len(table)) * MICROSECONDS["h"]
+    inputs = calendar(stamps[None], CALENDARS) if driven else None
+    whole = jdmm.series_from_arrays({NAME: table[None]}, inputs=inputs)
+    windows = jdmm.windows(whole, hours).series
     parts = jdmm.split(windows, (0.6, 0.2, 0.2))
     scaling = jdmm.Standardise.fit(parts[0])
     return dict(zip(PARTS, map(scaling.apply, parts), strict=True))
@@ -69,7 +77,7 @@ class ChannelTransform:
         value = series.values[NAME]
         changed = self.transform.forward(np.maximum(value - self.least, 0) + self.offset)
         values = np.where(series.observed[NAME], np.where(self.skewed, changed, value), 0)
-        return Series({NAME: values}, series.observed, series.lengths, series.index)
+        return series.replace(values={NAME: values})
 
     def apply(self, series: Series) -> Series:
         """What the model sees, standardised."""
@@ -102,7 +110,10 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
     air = (Modality(NAME, features),)
     nothing = Deletions.none()
     if method == "linear":
-        return jdmm.fit(jdmm.LinearGaussianSSM(air, latent=options.latent, iterations=20), series)
+        model = jdmm.LinearGaussianSSM(
+            air, latent=options.latent, iterations=20, inputs=series.num_inputs
+        )
+        return jdmm.fit(model, series)
     if method in BASELINES:
         return jdmm.fit(jdmm.ImputationBaseline(air, BASELINES[method]), series)
     if method == "bfvi":
@@ -116,6 +127,7 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         hidden=options.hidden,
         residual=options.residual,
         iterations=0,  # emissions are linear
+        inputs=series.num_inputs,
     )
     settings = TrainSettings(
         epochs=options.epochs,
@@ -144,6 +156,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="dimensions of the state [32]")
     parser.add_argument("--hidden", type=int, default=64, help="units of hidden layers [64]")
     parser.add_argument("--residual", action="store_true", help="of each feature, in sigma_point")
+    parser.add_argument("--calendar", action="store_true", help="drives sigma_point and linear")
     parser.add_argument("--transform", choices=OFFSETS, help="of the skewed channels [none]")
     parser.add_argument("--part", choices=PARTS[1:], default="test", help="to score [test]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
@@ -151,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     compiling.limit_threads(1)
 
-    whole = load(options.data, options.hours)
+    whole = load(options.data, options.hours, options.calendar)
     shown, hidden = {}, {}
     for name, series in whole.items():
         shown[name], hidden[name] = jdmm.hold_out(
