@@ -41,6 +41,16 @@ def unconstrain_sd(sd: jax.Array) -> jax.Array:
     return excess + jnp.log(-jnp.expm1(-excess))
 
 
+def check_size(size: float) -> None:
+    """Checks a size, about which the values of a likelihood lie.
+
+    Raises:
+        InputError: if it is not positive and finite.
+    """
+    if not 0 < size < float("inf"):
+        raise InputError(f"expected a positive size of the values, got {size}")
+
+
 class Likelihood(abc.ABC):
     """An emission distribution p(x | z); a frozen dataclass, so that models can be compared.
 

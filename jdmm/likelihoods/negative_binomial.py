@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.scipy import special
 
 from jdmm.likelihoods.base import Raw, constrain_sd, unconstrain_sd
-from jdmm.likelihoods.counts import Counts, bounded_log, draw_counts
+from jdmm.likelihoods.counts import Counts, draw_counts
 
 MOST_DISPERSION = 1e4
 """Bound on the dispersion: with as much, a mean of 100 has a variance of 101."""
@@ -16,21 +16,26 @@ MOST_DISPERSION = 1e4
 
 @dataclass(frozen=True)
 class NegativeBinomial(Counts):
-    """Counts of variance ``mean + mean^2 / dispersion``; raw (log mean, unconstrained dispersion).
+    """Counts of variance ``mean + mean^2 / dispersion``.
 
-    Whole numbers from 0, held as floats.
+    Raw outputs (log of mean / size, unconstrained dispersion). Whole numbers from 0, held as
+    floats.
+
+    Attributes:
+        size: a typical count; see `Counts`.
     """
 
+    size: float = 1.0
     outputs: ClassVar[int] = 2
     spreads = (1,)
 
     def log_prob(self, raw: Raw, value: jax.Array) -> jax.Array:
         """Log mass in nats."""
-        return log_mass(bounded_log(raw[0]), _dispersion(raw), value)
+        return log_mass(self.log_mean(raw), _dispersion(raw), value)
 
     def cdf(self, raw: Raw, value: jax.Array) -> jax.Array:
         """The distribution function."""
-        return distribution(jnp.exp(bounded_log(raw[0])), _dispersion(raw), value)
+        return distribution(self.mean(raw), _dispersion(raw), value)
 
     def moments(self, raw: Raw) -> tuple[jax.Array, jax.Array]:
         """Mean and variance."""
@@ -40,7 +45,7 @@ class NegativeBinomial(Counts):
     def sample(self, raw: Raw, key: jax.Array) -> jax.Array:
         """A sample, without a gradient."""
         rate_key, key = jax.random.split(key)
-        return draw_counts(log_rate(bounded_log(raw[0]), _dispersion(raw), rate_key), key)
+        return draw_counts(log_rate(self.log_mean(raw), _dispersion(raw), rate_key), key)
 
     def rescale(self, raw: Raw, scale: Any) -> Raw:
         """The sd multiplied by `scale` at the same mean, but not below that of a Poisson."""

@@ -53,6 +53,23 @@ def incomplete_frame(seed=0):
     )
 
 
+def test_sizes_are_those_of_the_table():
+    """The mean of counts and the geometric mean of positive numbers; given ones stay."""
+    frame = incomplete_frame()
+    fitted = read_table(frame, SCHEMA).schema
+    visits, amount = (frame[name].drop_nulls().to_numpy() for name in ("visits", "amount"))
+    assert fitted.columns["visits"].size == pytest.approx(visits.mean())
+    assert fitted.columns["amount"].size == pytest.approx(np.exp(np.log(amount).mean()), rel=1e-6)
+    parts = fitted.modalities[0].likelihood.parts
+    assert parts[1] == Poisson(size=fitted.columns["visits"].size)
+    assert fitted.without_scaling() == SCHEMA
+    given = Schema({"visits": Column(likelihood="poisson(size=30.0)")})
+    assert read_table(frame, given).schema.modalities[0].likelihood == Poisson(size=30)
+    nothing = pl.DataFrame({"visits": [0, 0, 0]})
+    size = read_table(nothing, Schema({"visits": Column(likelihood="poisson")})).schema
+    assert size.columns["visits"].size == 0.1
+
+
 def test_columns_of_different_likelihoods_make_a_mixed_modality():
     (modality,) = SCHEMA.modalities
     assert modality.features == 4

@@ -50,7 +50,7 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
     content = json.loads(path.read_text())
     content["columns"]["a"]["transform"] = "none"
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="got an edited one: remove mean, sd and fitted"):
+    with pytest.raises(InputError, match="got an edited one: remove mean, sd, size and fitted"):
         Schema.load(path)
     for column in content["columns"].values():
         column.pop("mean", None), column.pop("sd", None)
@@ -101,6 +101,11 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
             r"expected no mean and sd with likelihood 'normal\(sd=0.1\)'",
         ),
         ({"columns": {"a": {"mean": 0.0}}}, "both mean and sd or neither"),
+        ({"columns": {"a": {"size": 2.0}}}, "expected no size with likelihood 'normal'"),
+        (
+            {"columns": {"a": {"likelihood": "poisson(size=3)", "size": 2.0}}},
+            r"expected no size with likelihood 'poisson\(size=3",
+        ),
         ({"columns": {"a": {"mean": 0.0, "sd": 0.0}}}, "a positive sd"),
         (
             {"columns": {"a": {}, "b": {"likelihood": "normal_mixture(classes=2)"}}},

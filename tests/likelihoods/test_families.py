@@ -74,10 +74,28 @@ CASES = {
         (6 + FIRST, 20 + SECOND),
         negative_binomial(np.exp(6 + FIRST), positive(20 + SECOND)),
     ),
+    "log-normal, size": drawn(
+        LogNormal(size=40.0),
+        (FIRST, SECOND),
+        stats.lognorm(positive(SECOND), scale=40 * np.exp(FIRST)),
+    ),
+    "poisson, size": drawn(Poisson(size=20.0), (FIRST,), stats.poisson(20 * np.exp(FIRST))),
+    "negative binomial, size": drawn(
+        NegativeBinomial(size=20.0),
+        (FIRST, SECOND),
+        negative_binomial(20 * np.exp(FIRST), positive(SECOND)),
+    ),
     "bernoulli": drawn(Bernoulli(), (FIRST,), stats.bernoulli(1 / (1 + np.exp(-FIRST)))),
 }
 EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-DISCRETE = ("poisson", "negative binomial", "large counts", "bernoulli")
+DISCRETE = (
+    "poisson",
+    "poisson, size",
+    "negative binomial",
+    "negative binomial, size",
+    "large counts",
+    "bernoulli",
+)
 
 
 def raws(case):
@@ -135,7 +153,8 @@ def test_mean_and_moments(case):
     """The moments are those of the statistics: of a log-normal value the log."""
     mean, variance = case.likelihood.moments(raws(case))
     if isinstance(case.likelihood, LogNormal):
-        expected = case.raw[0], positive(case.raw[1]) ** 2
+        size = case.likelihood.size
+        expected = case.raw[0] + np.log(size), positive(case.raw[1]) ** 2
         np.testing.assert_allclose(
             case.likelihood.statistics(jnp.array(case.values)), np.log(case.values), rtol=1e-12
         )
@@ -236,6 +255,7 @@ def test_rescaled(scale):
     for likelihood, raw, expected in (
         (StudentT(), (FIRST, SECOND, THIRD), stats.t(degrees, FIRST, scale * sd)),
         (LogNormal(), (FIRST, SECOND), stats.lognorm(scale * sd, scale=np.exp(FIRST))),
+        (LogNormal(size=9.0), (FIRST, SECOND), stats.lognorm(scale * sd, scale=9 * np.exp(FIRST))),
         (Normal(sd=1e-5), (FIRST,), stats.norm(FIRST, scale * 1e-5)),
     ):
         found = likelihood.rescale(tuple(map(jnp.array, raw)), scale)

@@ -15,7 +15,7 @@ from jdmm.data.base import DRAWN, SPLITS, Dataset, Outcome, Split, draw_latents
 from jdmm.data.modality import Modality
 from jdmm.data.tables.grid import Grid
 from jdmm.data.tables.schema import INPUTS, Schema
-from jdmm.data.tables.table import Table, read_grid, scaling_of
+from jdmm.data.tables.table import Table, fitted_to, read_grid
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
 from jdmm.plotting import series as plots
@@ -95,8 +95,8 @@ class Files(Dataset):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Those of the schema. A schema that is not given is guessed."""
-        return self.known_schema.modalities
+        """Those of the schema, with the sizes of its counts. One that is not given is guessed."""
+        return self.fitted_schema.modalities
 
     @property
     def inputs(self) -> int:
@@ -157,7 +157,7 @@ class Files(Dataset):
             cells = np.zeros(grid.starts[-1], bool)
             for source, start, stop in zip(*train, strict=True):
                 cells[grid.starts[source] + start : grid.starts[source] + stop] = True
-            schema = schema.with_scaling(scaling_of(schema, grid, cells))
+            schema = fitted_to(schema, grid, cells)
         return Table(schema, grid, self.path)
 
     def in_workdir(self, workdir: Path) -> "Files":

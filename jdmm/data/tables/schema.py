@@ -23,6 +23,7 @@ from jdmm.likelihoods import (
     Categorical,
     Likelihood,
     Mixed,
+    check_size,
     likelihood_from_text,
     likelihood_to_text,
 )
@@ -58,6 +59,8 @@ class Column:
         mean: of the training part, after the transform; None before it is fitted, and where the
             likelihood may not be scaled (`Likelihood.scalable`).
         sd: the same for the standard deviation.
+        size: a typical value of the training part, for likelihoods with a size that the text does
+            not give, such as "poisson"; None before it is fitted, and for others.
 
     Raises:
         InputError: for an impossible value.
@@ -69,6 +72,7 @@ class Column:
     categories: tuple[str, ...] = ()
     mean: float | None = None
     sd: float | None = None
+    size: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -95,6 +99,10 @@ class Column:
             raise InputError(
                 f"expected at least two different categories, got {list(self.categories)}"
             )
+        if self.size is not None:
+            if not self.sized:
+                raise InputError(f"expected no size with likelihood {self.likelihood!r}")
+            check_size(self.size)
         scalable = self.distribution().scalable
         if not scalable and self.transform != "none":
             raise InputError(
@@ -147,7 +155,15 @@ class Column:
         """The likelihood itself."""
         if self.categorical:
             return Categorical(len(self.categories))
-        return likelihood_from_text(self.likelihood)
+        own: Any = likelihood_from_text(self.likelihood)
+        return own if self.size is None else dataclasses.replace(own, size=self.size)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the likelihood has a size, which its text leaves to the training part."""
+        if self.categorical:
+            return False
+        return getattr(likelihood_from_text(self.likelihood), "size", None) == 1
 
     @property
     def categorical(self) -> bool:
@@ -175,7 +191,7 @@ class Schema:
         missing: words and numbers that stand for a missing value. Empty cells and NaN always do.
         calendar: further inputs, which follow from the time stamps: sine and cosine of "hour" (the
             place in the day), "weekday" (in the week) and "month" (in the year).
-        fitted: a mark of the other fields, set when mean and sd are fitted.
+        fitted: a mark of the other fields, set when mean, sd and size are fitted.
 
     Raises:
         InputError: for an impossible value, naming the field.
@@ -232,13 +248,17 @@ class Schema:
                         f"{own.likelihood}, got {name!r}, which {other!r} has too"
                     )
         scaled = {column.mean is not None for column in self.scaled.values()}
+        scaled |= {own.size is not None for own in self.columns.values() if own.sized}
         if len(scaled) > 1:
-            raise InputError("expected mean and sd in all scaled columns or in none, got some")
+            raise InputError(
+                "expected mean and sd in all scaled columns, and size in all that have one, or in "
+                "none, got some"
+            )
         if (self.fitted or True in scaled) and self.fitted != self.mark:
             raise InputError(
                 "expected the schema that its mean and sd were fitted for, got an edited one: "
-                "remove mean, sd and fitted from it, give it as --config.data.schema, and train in "
-                "another --workdir"
+                "remove mean, sd, size and fitted from it, give it as --config.data.schema, and "
+                "train in another --workdir"
             )
 
     @property
@@ -283,20 +303,25 @@ class Schema:
             own.append(Modality(name, len(columns), parts[0] if same else Mixed(parts)))
         return tuple(own)
 
-    def with_scaling(self, scaling: Mapping[str, tuple[float, float]]) -> "Schema":
-        """The schema with mean and sd of every scaled column."""
+    def with_scaling(
+        self, scaling: Mapping[str, tuple[float, float]], sizes: Mapping[str, float] | None = None
+    ) -> "Schema":
+        """The schema with mean and sd of every scaled column, and the sizes of those with one."""
+        fitted: dict[str, dict[str, float]] = {
+            **{name: {"mean": mean, "sd": sd} for name, (mean, sd) in scaling.items()},
+            **{name: {"size": size} for name, size in (sizes or {}).items()},
+        }
         columns = {
-            name: dataclasses.replace(own, mean=scaling[name][0], sd=scaling[name][1])
-            if name in scaling
-            else own
+            name: dataclasses.replace(own, **fitted.get(name, {}))
             for name, own in self.columns.items()
         }
         return dataclasses.replace(self, columns=columns, fitted=self.mark)
 
     def without_scaling(self) -> "Schema":
-        """The schema before mean and sd are fitted."""
+        """The schema before mean, sd and size are fitted."""
         columns = {
-            name: dataclasses.replace(own, mean=None, sd=None) for name, own in self.columns.items()
+            name: dataclasses.replace(own, mean=None, sd=None, size=None)
+            for name, own in self.columns.items()
         }
         return dataclasses.replace(self, columns=columns, fitted="")
 

@@ -21,6 +21,9 @@ from jdmm.errors import InputError
 from jdmm.files import replace_file
 from jdmm.series import Series
 
+LEAST_SIZE = 0.1
+"""Of counts, which may all be 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -200,7 +203,7 @@ def read_table(source: Any, schema: Schema | str | os.PathLike[str] | None = Non
     """
     schema, grid = read_grid(source, schema)
     if not schema.fitted:
-        schema = schema.with_scaling(scaling_of(schema, grid))
+        schema = fitted_to(schema, grid)
     return Table(schema, grid, name_of(source))
 
 
@@ -226,30 +229,35 @@ def read_grid(
     return schema, make_grid(frame, schema, where, tuple(notes))
 
 
-def scaling_of(
-    schema: Schema, grid: Grid, cells: np.ndarray | None = None
-) -> dict[str, tuple[float, float]]:
-    """Mean and sd of each scaled column after the transform.
+def fitted_to(schema: Schema, grid: Grid, cells: np.ndarray | None = None) -> Schema:
+    """The schema with mean and sd of each scaled column after the transform, and sizes of others.
 
-    A column without an observed value gets its mean over all cells, one without variation sd 1.
+    A scaled column without an observed value gets its mean over all cells, one without variation
+    sd 1. Sizes are geometric means of positive values, and means of counts.
 
     Args:
         schema: of the grid.
         grid: the values.
         cells: mask ``(cell,)`` of the cells that count; by default all.
     """
-    scaling = {}
+    scaling, sizes = {}, {}
     for modality, columns in schema.groups.items():
         for place, name in enumerate(columns):
-            if name not in schema.scaled:
-                continue
+            column = schema.columns[name]
             values = grid.values[modality][:, place]
             values = values if cells is None else values[cells]
             values = values[~np.isnan(values)].astype(np.float64)
-            mean = float(values.mean()) if values.size else 0.0
-            sd = float(values.std()) if values.size else 0.0
-            scaling[name] = (grid.offset[name] + mean, sd if sd > 0 else 1.0)
-    return scaling
+            if name in schema.scaled:
+                mean = float(values.mean()) if values.size else 0.0
+                sd = float(values.std()) if values.size else 0.0
+                scaling[name] = (grid.offset[name] + mean, sd if sd > 0 else 1.0)
+            elif column.sized and not values.size:
+                sizes[name] = 1.0
+            elif column.sized and column.distribution().counts:
+                sizes[name] = max(float(values.mean()), LEAST_SIZE)
+            elif column.sized:
+                sizes[name] = float(np.exp(np.log(values).mean()))
+    return schema.with_scaling(scaling, sizes)
 
 
 def write_table(path: str | os.PathLike[str], frame: pl.DataFrame) -> None:
