@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import few_spirals
 import jax
 import numpy as np
 import pytest
@@ -32,9 +33,8 @@ TASKS = (
 
 def small_config(data_dir, **changes):
     """The smoke preset on so few series that compiling is most of the work."""
-    config = spirals.get_config("smoke")
+    config = few_spirals.get_config("smoke")
     config.data.dir = str(data_dir)
-    config.data.validation = 590
     config.batch_size = 5
     config.epochs = 3
     config.model.latent = 2
@@ -166,7 +166,7 @@ def test_several_seeds(data_dir, tmp_path, capsys):
 
 def test_a_model_that_fits_itself(data_dir, tmp_path, monkeypatch):
     """Fitted, evaluated, sampled from and used, without a train step or a checkpoint."""
-    config = spirals.get_config("linear")
+    config = few_spirals.get_config("linear")
     changes = {"data.dir": str(data_dir), "model.latent": 2, "model.iterations": 2}
     config.update_from_flattened_dict({**changes, "eval.draws": 2, "eval.tasks": TASKS[1:2]})
     workdir = tmp_path / "run"
@@ -231,7 +231,7 @@ def test_killed_at_any_moment_ends_with_the_same_variables(finished, data_dir, t
     """SIGKILL at three moments of main.py, the last of them while it writes checkpoints."""
     _, results = finished
     config = small_config(data_dir)
-    arguments = [f"--workdir={tmp_path / 'run'}", "--config=configs/spirals.py:smoke"]
+    arguments = [f"--workdir={tmp_path / 'run'}", "--config=tests/few_spirals.py:smoke"]
     arguments += [
         f"--config.{name}={value}"
         for name, value in settings.flat(config.to_dict())
