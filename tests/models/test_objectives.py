@@ -293,9 +293,22 @@ def test_order_of_modalities_changes_nothing(bimodal):
     chex.assert_trees_all_close(a, b, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def gradient(bimodal):
+    """The gradient of the loss, compiled once for all masks."""
+    model = bimodal[0]
+
+    @jax.jit
+    @jax.grad
+    def gradient(variables, shown, targets):
+        return model.loss(variables, shown, targets, jax.random.key(0)).total(1.0)
+
+    return gradient
+
+
 @pytest.mark.parametrize("hidden", ["nothing", "feature", "modality", "step", "everything"])
-def test_gradients_are_finite_at_every_mask(bimodal, hidden):
-    model, variables, series = bimodal
+def test_gradients_are_finite_at_every_mask(bimodal, gradient, hidden):
+    _, variables, series = bimodal
     keep = {name: np.ones((3, 5, 2), bool) for name in ("x", "y")}
     if hidden == "feature":
         keep["x"][..., 0] = False
@@ -306,9 +319,5 @@ def test_gradients_are_finite_at_every_mask(bimodal, hidden):
     elif hidden == "everything":
         keep["x"][:], keep["y"][:] = False, False
     shown = series.hide(keep)
-
-    def objective(variables, targets):
-        return model.loss(variables, shown, targets, jax.random.key(0)).total(1.0)
-
     for targets in (series, shown):
-        chex.assert_tree_all_finite(jax.grad(objective)(variables, targets))
+        chex.assert_tree_all_finite(gradient(variables, shown, targets))
