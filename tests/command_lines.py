@@ -1,23 +1,37 @@
 """main.py on many command lines: a process of its own for each, but one start of Python for all.
 
-python tests/command_lines.py reads a list of lists of arguments as JSON, and writes
-[exit status, standard error] of each. Every process is a copy of this one, which has imported the
-libraries and has started nothing.
+`outcomes` starts this file as a program, which reads a list of lists of arguments as JSON, and
+writes [exit status, standard error] of each. Every process of main.py is a copy of that program,
+which has imported the libraries and has started nothing.
 """
 
 import json
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
-from ml_collections import config_flags  # noqa: F401
-
-from jdmm.experiments import command, report, run  # noqa: F401
+ROOT = Path(__file__).parents[1]
 
 
-def outcome(arguments):
-    """Exit status and standard error of main.py with these arguments."""
+def outcomes(command_lines):
+    """Exit status and standard error of main.py for each list of arguments."""
+    done = subprocess.run(
+        [sys.executable, __file__],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=json.dumps(command_lines),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def _outcome(arguments):
     with tempfile.TemporaryFile() as errors:
         child = os.fork()
         if not child:
@@ -33,4 +47,8 @@ def outcome(arguments):
 
 
 if __name__ == "__main__":
-    print(json.dumps([outcome(arguments) for arguments in json.load(sys.stdin)]))
+    from ml_collections import config_flags  # noqa: F401
+
+    from jdmm.experiments import command, report, run  # noqa: F401
+
+    print(json.dumps([_outcome(arguments) for arguments in json.load(sys.stdin)]))

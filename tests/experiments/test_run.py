@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import command_lines
 import few_spirals
 import jax
 import numpy as np
@@ -376,13 +377,7 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """Exit status and standard error of main.py for each of the mistakes."""
-    command = [sys.executable, "tests/command_lines.py"]
-    given = json.dumps([arguments for arguments, _ in MISTAKES])
-    done = subprocess.run(
-        command, cwd=ROOT, input=given, stdout=subprocess.PIPE, text=True, timeout=300, check=True
-    )
-    return json.loads(done.stdout)
+    return command_lines.outcomes([arguments for arguments, _ in MISTAKES])
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda n: " ".join(MISTAKES[n][0]))
