@@ -61,15 +61,20 @@ def observations(gap: bool = False):
 
 def terms_of(values, weights, key=0):
     series = series_from_arrays({"x": np.tile(values, (COPIES, 1))})
-    return mdmm_loss(
-        linear_parts(),
-        {"x": Normal()},
-        series,
-        series,
-        jax.random.key(key),
-        Quadrature("sigma_points"),
-        weights,
-    )
+
+    @jax.jit
+    def loss(series):
+        return mdmm_loss(
+            linear_parts(),
+            {"x": Normal()},
+            series,
+            series,
+            jax.random.key(key),
+            Quadrature("sigma_points"),
+            weights,
+        )
+
+    return loss(series)
 
 
 @pytest.mark.parametrize("gap", [False, True])
@@ -211,21 +216,25 @@ def bimodal():
     model = MDMM(
         (Modality("x", 2), Modality("y", 2)), 2, 3, Quadrature("particles", 3), weights=weights
     )
-    return model, model.init(jax.random.key(1), series), series
+    return model, jax.jit(model.init)(jax.random.key(1), series), series
 
 
 def evaluate(bimodal, shown, **weights):
     model, variables, _ = bimodal
-    loss = mdmm_loss(
-        model.state_space(variables),
-        model.likelihoods,
-        shown,
-        shown,
-        jax.random.key(2),
-        model.quadrature,
-        LossWeights(**{"prior_matching": 0.0, **VIEWS, **weights}),
-    )
-    return loss
+
+    @jax.jit
+    def loss(variables, shown):
+        return mdmm_loss(
+            model.state_space(variables),
+            model.likelihoods,
+            shown,
+            shown,
+            jax.random.key(2),
+            model.quadrature,
+            LossWeights(**{"prior_matching": 0.0, **VIEWS, **weights}),
+        )
+
+    return loss(variables, shown)
 
 
 def only(series, name):
@@ -260,6 +269,7 @@ def test_the_filter_bound_fades_out(bimodal):
     model, variables, series = bimodal
     weights = LossWeights(filter=1.0, filter_fade=(0.2, 0.6))
 
+    @jax.jit
     def terms(progress):
         return mdmm_loss(
             model.state_space(variables),
@@ -291,7 +301,10 @@ def test_padding_changes_nothing(bimodal):
 def test_order_of_modalities_changes_nothing(bimodal):
     model, variables, series = bimodal
     swapped = replace(model, modalities=model.modalities[::-1])
-    a, b = (m.loss(variables, series, series, jax.random.key(2)).terms for m in (model, swapped))
+    a, b = (
+        jax.jit(m.loss)(variables, series, series, jax.random.key(2)).terms
+        for m in (model, swapped)
+    )
     chex.assert_trees_all_close(a, b, rtol=1e-4)
 
 
