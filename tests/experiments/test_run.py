@@ -18,6 +18,7 @@ import pytest
 
 from configs import spirals
 from jdmm import DivergenceError, InputError, Interrupted
+from jdmm.data.datasets import DATASETS
 from jdmm.data.npz import write_npz
 from jdmm.experiments import report, run, settings, train
 from jdmm.models.base import unobserved_series
@@ -63,12 +64,19 @@ class Bar:
         self.on_postfix(figures)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "few_spirals", few_spirals.FewSpirals)
+        yield
+
+
+@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
     """A finished run: its work directory and its results."""
     workdir = tmp_path_factory.mktemp("runs") / "small"
