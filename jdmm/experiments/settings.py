@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdmm.data import corruption
@@ -120,7 +121,9 @@ class Experiment:
             split.check(self.dataset.modalities, self.dataset.inputs)
         for number, name in enumerate(("train", "validation")):
             split = splits[name]
-            kept = corruption.withhold(jax.random.key(number), split.series, self.withheld)
+            kept: dict[str, Any] = dict.fromkeys(split.series.values, np.array(True))
+            if self.withheld != Withheld():  # otherwise the masks take a second to compile
+                kept = corruption.withhold(jax.random.key(number), split.series, self.withheld)
             series = jax.device_get(split.series.hide(kept))
             splits[name] = Split(series, split.truth, split.second)
         return {name: splits[name] for name in SPLITS}

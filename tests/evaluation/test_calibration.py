@@ -80,7 +80,7 @@ def hide_all(series):
 @pytest.mark.parametrize(("state", "noise"), [(1 / 1.6, 1.25), (1.25, 1 / 1.2)])
 def test_wrong_scales_are_undone(state, noise):
     """And the intervals then cover their level, in both modalities."""
-    model, complete = Unsure(), data()
+    model, complete = Unsure(), data(40, 40)
     variables = {"state_sd": STATE * state, "noise_sd": NOISE * noise}
     hidden = nothing = hide_all(complete)
     found = calibrate(model, variables, [complete, hidden], [nothing, complete], jax.random.key(0))

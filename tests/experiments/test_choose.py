@@ -18,6 +18,14 @@ LINEAR = {"linear": {"name": "linear_gaussian", "latent": 2, "iterations": 20}}
 FULL = {"name": "sigma_point", "latent": 1, "hidden": 2, "emission": "linear"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_the_figures_of_each_run():
+    """They take much of the time, and the tests of tables look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_figures", lambda *_: [])
+        yield
+
+
 def walk():
     """Random walks without noise: lines between the values are the best prediction."""
     steps = np.random.default_rng(0).normal(size=(STEPS, 2))

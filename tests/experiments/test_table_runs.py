@@ -2,10 +2,9 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
+import command_lines
 import numpy as np
 import polars as pl
 import pytest
@@ -197,29 +196,40 @@ def test_columns_of_an_npz_file_are_a_table(interpolated, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--mode=infer", "--input=i.csv", "--output=o.csv", "--levels=x"], "--levels such as 0.5"),
-        (["--mode=infer", "--input=i.npz", "--output=o.npz", "--levels=0.5"], "a table only"),
-        (["--config=configs/files.py"], "expected data.path, got none"),
-        (["--config=configs/files.py", "--config.data.path=none.csv"], "none.csv: expected a file"),
-        (
-            ["--config=configs/files.py", "--config.data.path=docs/data/air.csv"]
-            + ["--config.data.schema=none.json"],
-            "none.json: expected a schema in JSON",
-        ),
-        (
-            ["--config=configs/files.py:linear", "--config.data.path=docs/data/air.csv"],
-            "expected a Normal likelihood in modality 'weather'",
-        ),
-    ],
-)
-def test_mistakes_on_the_command_line_print_one_line(options, message, tmp_path):
-    command = [sys.executable, "main.py", f"--workdir={tmp_path / 'run'}", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and message in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+AIR = "--config.data.path=docs/data/air.csv"
+MISTAKES = [
+    (["--mode=infer", "--input=i.csv", "--output=o.csv", "--levels=x"], "--levels such as 0.5"),
+    (["--mode=infer", "--input=i.npz", "--output=o.npz", "--levels=0.5"], "a table only"),
+    (["--config=configs/files.py"], "expected data.path, got none"),
+    (["--config=configs/files.py", "--config.data.path=none.csv"], "none.csv: expected a file"),
+    (
+        ["--config=configs/files.py", AIR, "--config.data.schema=none.json"],
+        "none.json: expected a schema in JSON",
+    ),
+    (
+        ["--config=configs/files.py:linear", AIR],
+        "expected a Normal likelihood in modality 'weather'",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Work directory, exit status and standard error of main.py for each of the mistakes."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    workdirs = [folder / str(number) for number in range(len(MISTAKES))]
+    given = [
+        [f"--workdir={workdir}", *options]
+        for workdir, (options, _) in zip(workdirs, MISTAKES, strict=True)
+    ]
+    return list(zip(workdirs, command_lines.outcomes(given), strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda n: " ".join(MISTAKES[n][0]))
+def test_mistakes_on_the_command_line_print_one_line(outcomes, number):
+    workdir, (status, error) = outcomes[number]
+    assert status == 2 and MISTAKES[number][1] in error
+    assert len(error.splitlines()) == 1 and not workdir.exists()
 
 
 def test_the_example_is_what_its_script_makes():

@@ -1,6 +1,7 @@
 """The loss against exact evidence and closed forms of a linear Gaussian model."""
 
 from dataclasses import replace
+from functools import partial
 
 import chex
 import jax
@@ -60,15 +61,20 @@ def observations(gap: bool = False):
 
 def terms_of(values, weights, key=0):
     series = series_from_arrays({"x": np.tile(values, (COPIES, 1))})
-    return mdmm_loss(
-        linear_parts(),
-        {"x": Normal()},
-        series,
-        series,
-        jax.random.key(key),
-        Quadrature("sigma_points"),
-        weights,
-    )
+
+    @jax.jit
+    def loss(series):
+        return mdmm_loss(
+            linear_parts(),
+            {"x": Normal()},
+            series,
+            series,
+            jax.random.key(key),
+            Quadrature("sigma_points"),
+            weights,
+        )
+
+    return loss(series)
 
 
 @pytest.mark.parametrize("gap", [False, True])
@@ -136,7 +142,8 @@ def test_smoother_bound_with_full_covariance_is_the_exact_evidence_of_coupled_di
         constants = np.nansum(x**2) * NOISE**-2 + seen.sum() * np.log(2 * np.pi * NOISE**2)
         exact += 0.5 * constants - COUPLED.log_evidence(given)
 
-    def bound(covariance):
+    @partial(jax.jit, static_argnums=0)
+    def bound(covariance, series):
         loss = mdmm_loss(
             coupled_parts(covariance),
             dict.fromkeys(OBSERVES, Normal()),
@@ -146,9 +153,9 @@ def test_smoother_bound_with_full_covariance_is_the_exact_evidence_of_coupled_di
             Quadrature(),
             weights,
         )
-        return float(loss.total(1.0)) * len(values)
+        return loss.total(1.0) * len(values)
 
-    full, diagonal = bound("full"), bound("diagonal")
+    full, diagonal = float(bound("full", series)), float(bound("diagonal", series))
     assert full == pytest.approx(exact, abs=0.25)  # 20,000 paths, whose mean has a sd of 0.06
     assert diagonal > exact + 0.5
 
@@ -209,21 +216,25 @@ def bimodal():
     model = MDMM(
         (Modality("x", 2), Modality("y", 2)), 2, 3, Quadrature("particles", 3), weights=weights
     )
-    return model, model.init(jax.random.key(1), series), series
+    return model, jax.jit(model.init)(jax.random.key(1), series), series
 
 
 def evaluate(bimodal, shown, **weights):
     model, variables, _ = bimodal
-    loss = mdmm_loss(
-        model.state_space(variables),
-        model.likelihoods,
-        shown,
-        shown,
-        jax.random.key(2),
-        model.quadrature,
-        LossWeights(**{"prior_matching": 0.0, **VIEWS, **weights}),
-    )
-    return loss
+
+    @jax.jit
+    def loss(variables, shown):
+        return mdmm_loss(
+            model.state_space(variables),
+            model.likelihoods,
+            shown,
+            shown,
+            jax.random.key(2),
+            model.quadrature,
+            LossWeights(**{"prior_matching": 0.0, **VIEWS, **weights}),
+        )
+
+    return loss(variables, shown)
 
 
 def only(series, name):
@@ -258,6 +269,7 @@ def test_the_filter_bound_fades_out(bimodal):
     model, variables, series = bimodal
     weights = LossWeights(filter=1.0, filter_fade=(0.2, 0.6))
 
+    @jax.jit
     def terms(progress):
         return mdmm_loss(
             model.state_space(variables),
@@ -289,13 +301,29 @@ def test_padding_changes_nothing(bimodal):
 def test_order_of_modalities_changes_nothing(bimodal):
     model, variables, series = bimodal
     swapped = replace(model, modalities=model.modalities[::-1])
-    a, b = (m.loss(variables, series, series, jax.random.key(2)).terms for m in (model, swapped))
+    a, b = (
+        jax.jit(m.loss)(variables, series, series, jax.random.key(2)).terms
+        for m in (model, swapped)
+    )
     chex.assert_trees_all_close(a, b, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def gradient(bimodal):
+    """The gradient of the loss, compiled once for all masks."""
+    model = bimodal[0]
+
+    @jax.jit
+    @jax.grad
+    def gradient(variables, shown, targets):
+        return model.loss(variables, shown, targets, jax.random.key(0)).total(1.0)
+
+    return gradient
+
+
 @pytest.mark.parametrize("hidden", ["nothing", "feature", "modality", "step", "everything"])
-def test_gradients_are_finite_at_every_mask(bimodal, hidden):
-    model, variables, series = bimodal
+def test_gradients_are_finite_at_every_mask(bimodal, gradient, hidden):
+    _, variables, series = bimodal
     keep = {name: np.ones((3, 5, 2), bool) for name in ("x", "y")}
     if hidden == "feature":
         keep["x"][..., 0] = False
@@ -306,9 +334,5 @@ def test_gradients_are_finite_at_every_mask(bimodal, hidden):
     elif hidden == "everything":
         keep["x"][:], keep["y"][:] = False, False
     shown = series.hide(keep)
-
-    def objective(variables, targets):
-        return model.loss(variables, shown, targets, jax.random.key(0)).total(1.0)
-
     for targets in (series, shown):
-        chex.assert_tree_all_finite(jax.grad(objective)(variables, targets))
+        chex.assert_tree_all_finite(gradient(variables, shown, targets))

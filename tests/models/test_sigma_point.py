@@ -227,10 +227,11 @@ def test_labels_move_the_state():
     nothing = series_from_arrays({"label": np.full((1, 3), np.nan)})
     variables = random_variables(model, label)
 
+    @jax.jit
     def probability(data):
         states = model.posterior_mean(variables, data, KEY).states
         raw = model.emissions(variables, states)["label"]
-        return np.array(modalities[0].likelihood.probabilities(raw))[0, 0, 0, 2]
+        return modalities[0].likelihood.probabilities(raw)[0, 0, 0, 2]
 
     assert probability(label) > probability(nothing) + 1e-4
 

@@ -20,9 +20,10 @@ from jdmm.training.parallel import Devices
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "tests" / "training" / "training_run.py"
+LIMIT = {"jax": "0", "slurm": "0s"}
+"""Cluster -> the devices of the training run: all, and with an "s" the series are streamed."""
 SMALL = (
-    "--config=configs/spirals.py:smoke",
-    "--config.data.validation=590",
+    "--config=tests/few_spirals.py:smoke",
     "--config.batch_size=4",
     "--config.train.restarts=1",
     "--config.model.latent=2",
@@ -64,9 +65,54 @@ def two(command: list[str], port: int | None = None, **variables: str) -> list[s
     ]
 
 
+def pair(cluster: str, output: Path) -> list[subprocess.Popen]:
+    """The training run in two processes of two devices each, as a cluster starts them."""
+    port = free_port()
+    environments = {
+        "jax": {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": "{rank}",
+        },
+        # jax takes the port from the job's number, and process 0's host from the node list
+        "slurm": {
+            "SLURM_JOB_ID": str(port % 4096),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": "{rank}",
+            "SLURM_LOCALID": "{rank}",
+        },
+    }[cluster]
+    return [
+        subprocess.Popen(
+            [sys.executable, RUN, output, LIMIT[cluster]],
+            env=environment(
+                2,
+                LATE=str(40 * rank * (cluster == "jax")),
+                **{k: v.format(rank=rank) for k, v in environments.items()},
+            ),
+        )
+        for rank in (0, 1)
+    ]
+
+
 @pytest.fixture(scope="module")
-def on_virtual_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-    """Results of 50 steps on 1, 2 and 8 devices of one process, on 2 also streamed."""
+def late_pair(tmp_path_factory):
+    """Two processes of `pair`, of which the second is late, and their output."""
+    output = tmp_path_factory.mktemp("late") / "out.npz"
+    processes = pair("jax", output)
+    yield processes, output
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def on_virtual_devices(late_pair, tmp_path_factory) -> dict[str, np.ndarray]:
+    """Results of 50 steps on 1, 2 and 8 devices of one process, on 2 also streamed.
+
+    Meanwhile the late pair waits.
+    """
     output = tmp_path_factory.mktemp("parallel") / "devices.npz"
     subprocess.run(
         [sys.executable, RUN, output, "1", "2", "2s", "8"], env=environment(8), check=True
@@ -93,44 +139,18 @@ def test_streamed_series_give_the_same_bits_on_several_devices(on_virtual_device
         np.testing.assert_array_equal(kept, streamed)
 
 
-@pytest.mark.parametrize("cluster", ["jax", "slurm"])
-def test_two_processes_change_nothing(on_virtual_devices, cluster, tmp_path):
+@pytest.mark.parametrize("cluster", ["slurm", "jax"])
+def test_two_processes_change_nothing(late_pair, on_virtual_devices, cluster, tmp_path):
     """Two processes of two devices each, as `jax.distributed` or Slurm starts them.
 
     In one case the second is late: it may compile for longer than the 30 s that gloo waits. In the
     other they stream the series, each those of its own devices.
     """
-    limit = {"jax": "0", "slurm": "0s"}[cluster]
-    port = free_port()
-    environments = {
-        "jax": {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": "2",
-            "JAX_PROCESS_ID": "{rank}",
-        },
-        # jax takes the port from the job's number, and process 0's host from the node list
-        "slurm": {
-            "SLURM_JOB_ID": str(port % 4096),
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_NTASKS": "2",
-            "SLURM_PROCID": "{rank}",
-            "SLURM_LOCALID": "{rank}",
-        },
-    }[cluster]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, RUN, tmp_path / "out.npz", limit],
-            env=environment(
-                2,
-                LATE=str(40 * rank * (cluster == "jax")),
-                **{k: v.format(rank=rank) for k, v in environments.items()},
-            ),
-        )
-        for rank in (0, 1)
-    ]
+    output = tmp_path / "out.npz"
+    processes, output = late_pair if cluster == "jax" else (pair(cluster, output), output)
     assert [process.wait(300) for process in processes] == [0, 0]
-    with np.load(tmp_path / "out.npz") as found:
-        check(dict(found), limit, on_virtual_devices)
+    with np.load(output) as found:
+        check(dict(found), LIMIT[cluster], on_virtual_devices)
 
 
 def checkpoints(workdir: Path) -> list[int]:

@@ -33,18 +33,18 @@ def main(output: str, *limits: str) -> None:
     """Losses ``(epoch,)`` and all variables ``(number,)``, for each of `limits`."""
     parallel.initialise(timeout=60)
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(2, 20, 7, 1)).cumsum(2)
-    values[0, :8, 2:6] = np.nan  # the parts of a batch hold different numbers of values
-    values[1, 5] = np.nan
+    values = rng.normal(size=(20, 7, 1)).cumsum(1)
+    values[:8, 2:6] = np.nan  # the parts of a batch hold different numbers of values
+    values[9] = np.nan
     frames = rng.uniform(size=(20, 7, 4))
     frames[rng.uniform(size=(20, 7)) < 0.4] = np.nan
     frames[:6] = np.nan
-    arrays = {"x": values[0], "y": values[1], "video": frames}
+    arrays = {"x": values, "video": frames}
     series = series_from_arrays(arrays, lengths=rng.integers(1, 8, 20))
     # batch normalisation, whose statistics are those of the whole batch
     video = Modality("video", likelihood=Normal(), image=Image((2, 2, 1), (2,)))
     model = MDMM(
-        (Modality("x"), Modality("y"), video),
+        (Modality("x"), video),
         latent=2,
         hidden=3,
         quadrature=Quadrature("particles", 3),
