@@ -131,7 +131,7 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
     )
     settings = TrainSettings(
         epochs=options.epochs,
-        batch_size=64,
+        batch_size=max(64 * 24 // options.hours, 1),  # as many hours, whatever the windows
         learning_rate=options.learning_rate,
         weight_decay=0.0,
         ema_decay=0.9,  # there are few steps

@@ -36,6 +36,14 @@ a model that is any good stay far below.
 """
 
 
+LARGEST_STATE = 1e6
+"""Bound on predicted means and roots.
+
+Where nothing is observed, also behind the end of a series, a transition that expands takes them
+beyond all numbers. Those of a model that is any good stay far below.
+"""
+
+
 @dataclass(frozen=True)
 class FullModel:
     """A state space model as pure functions, its variables bound.
@@ -169,7 +177,7 @@ def predict_step(
 ) -> FilterState:
     """p(z_t | x_{1:t}) -> p(z_{t+1} | x_{1:t}), for streaming; inputs are those of step t + 1."""
     states = square_root.predict(model.transition_to(inputs), filtered.states, points)
-    return FilterState(states, _predict_residual(model.residual, filtered))
+    return FilterState(_bounded(states), _predict_residual(model.residual, filtered))
 
 
 def full_filter(model: FullModel, evidence: Evidence, points: Points) -> FilteredStates:
@@ -226,7 +234,7 @@ def linear_filter(
             told, noise = affine.told(here.emission, filtered)
             after = residual.update(before, told, noise, given.value, given.observed)
         following = FilterState(
-            affine.predict(here.transition, filtered),
+            _bounded(affine.predict(here.transition, filtered)),
             _predict_residual(own, FilterState(filtered, after)),
         )
         return following, _filtered(predicted, FilterState(filtered, after), change)
@@ -257,6 +265,10 @@ def _predict_residual(own: Autoregression | None, filtered: FilterState) -> Mome
     if own is None or filtered.residual is None:
         return None
     return own.predict(filtered.residual)
+
+
+def _bounded(states: FullMoments) -> FullMoments:
+    return FullMoments(*(jnp.clip(leaf, -LARGEST_STATE, LARGEST_STATE) for leaf in states))
 
 
 @jax.custom_vjp
