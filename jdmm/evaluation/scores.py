@@ -138,6 +138,8 @@ def score(
         shown or not; the mean over each series, of which mean and sd over the series are given. It
         is left out for images smaller than 11x11.
         "pixel_mse_<modality>": squared error per pixel of the same images.
+        "hidden_ssim_<modality>", "hidden_pixel_mse_<modality>": the same of those that were hidden,
+        where others were shown.
         "coverage50", "coverage80", "coverage95": share of the values of `interval_targets` within
         the central intervals of these levels; "crps": their mean CRPS, in the values' units; "nll":
         their mean negative log density, in nats per value, classes included.
@@ -155,7 +157,7 @@ def score(
     pictures = image_names(modalities)
     for modality in modalities:
         if modality.name in pictures:
-            scores |= _image_scores(modality, prediction, split.series)
+            scores |= _image_scores(modality, prediction, shown, split.series)
     counted = interval_targets(shown, split)
     pit = select(prediction.pit, counted, numbers)
     if pit.size:
@@ -207,18 +209,25 @@ def _series_accuracy(values: np.ndarray, counted: np.ndarray, probabilities: Any
     return float((total.argmax(-1) == actual)[counted.any((1, 2))].mean())
 
 
-def _image_scores(modality: Modality, prediction: Prediction, series: Series) -> dict[str, Any]:
+def _image_scores(
+    modality: Modality, prediction: Prediction, shown: Series, series: Series
+) -> dict[str, Any]:
     """Structural similarity and squared error of the images of one modality."""
     assert modality.image is not None
     name, shape = modality.name, modality.image.shape
-    observed: np.ndarray = np.all(np.asarray(series.observed[name]), axis=-1)
+    observed, seen = (np.all(np.asarray(tree.observed[name]), axis=-1) for tree in (series, shown))
     both = [np.asarray(tree[name]) for tree in (series.values, prediction.mean)]
     scores: dict[str, list[float]] = {}
     for row in np.flatnonzero(np.any(observed, axis=1)):
         truth, mean = (pixels[row][observed[row]].reshape(-1, *shape) for pixels in both)
+        each = {"pixel_mse": np.mean((truth - mean) ** 2, (1, 2, 3))}
         if min(shape[:2]) >= WINDOW:
-            scores.setdefault("ssim", []).append(ssim(truth, mean).mean())
-        scores.setdefault("pixel_mse", []).append(np.mean((truth - mean) ** 2))
+            each["ssim"] = ssim(truth, mean)
+        unseen = ~seen[row][observed[row]]
+        for kind, own in each.items():
+            scores.setdefault(kind, []).append(own.mean())
+            if seen.any() and unseen.any():
+                scores.setdefault(f"hidden_{kind}", []).append(own[unseen].mean())
     return {
         f"{kind}_{name}": {"mean": float(np.mean(each)), "sd": float(np.std(each))}
         for kind, each in scores.items()

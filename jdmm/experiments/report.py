@@ -52,7 +52,11 @@ COLUMNS = {
 
 OF_MODALITY = {
     "ssim": Column("SSIM", 3, "structural similarity of {}, 1 for equal images"),
+    "hidden_ssim": Column("SSIM, hidden", 3, "structural similarity of the hidden images of {}"),
     "pixel_mse": Column("pixel MSE", 4, "squared error per pixel of {}"),
+    "hidden_pixel_mse": Column(
+        "pixel MSE, hidden", 4, "squared error per pixel of the hidden images of {}"
+    ),
     "accuracy": Column("accuracy", 3, "share of the hidden classes of {} that are predicted"),
     "series_accuracy": Column(
         "accuracy by series",

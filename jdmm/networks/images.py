@@ -52,9 +52,9 @@ class Image:
             statistics) or "group" (of the channels of one image; no statistics).
         background: what the decoder starts from. "mean" is the mean of the observed images of a
             series, which stands for its static content; the decoder adds to its logit. "recalled"
-            is a mean of them that is weighted by how near their states are, so that details of an
-            image of the same pose return; the decoder draws over it where it chooses. With either,
-            the encoder sees the mean and the difference. "" is none.
+            is, tile by tile, a mean of them that is weighted by how near their states are, so that
+            details of an image of the same pose return; the decoder draws over it where it chooses.
+            With either, the encoder sees the mean and the difference. "" is none.
 
     Raises:
         InputError: for an impossible value.
@@ -210,6 +210,7 @@ class ImageDecoder(nn.Module):
         smallest = (height // scale, width // scale, widths[0])
         inner = nn.relu(nn.Dense(math.prod(smallest), name="dense")(z.reshape(-1, z.shape[-1])))
         inner = inner.reshape(-1, *smallest)
+        tiles = inner.reshape(*batch, *smallest)
         recalls = self.image.background == RECALLED
         for i, channels in enumerate((*widths[1:], colours + recalls)):
             inner = DoublingConv(channels, name=f"convolution_{i}")(inner)
@@ -222,9 +223,13 @@ class ImageDecoder(nn.Module):
             grey = jnp.full((series, steps, self.image.pixels), 0.5)
             background = frames_of(grey, jnp.ones(grey.shape, bool), own=True)
         if isinstance(background, Frames):
-            share = nn.sigmoid(inner[..., colours:] - KEPT)
+            recalled, doubt = Recall(self.image.shape, name="recall")(tiles, background)
+            trust = self.param("trust", nn.initializers.ones, ())
+            smooth = jax.image.resize(doubt, (*batch, height, width), "linear")
+            share = nn.sigmoid(
+                inner[..., colours:] - KEPT + trust * smooth.reshape(*inner.shape[:-1], 1)
+            )
             share = jnp.repeat(share, colours, -1).reshape(*batch, -1)
-            recalled = Recall(name="recall")(z, background)
             return self._pixels(share * nn.sigmoid(logits) + (1 - share) * recalled)
         if background is not None:
             static = logit(background)

@@ -172,11 +172,18 @@ def test_images_are_scored_by_themselves():
     each = [similar[0, [0, 2, 3]].mean(), similar[1, :2].mean()]
     assert found["ssim_video"]["mean"] == pytest.approx(np.mean(each), rel=1e-5)
     assert found["ssim_video"]["sd"] == pytest.approx(np.std(each), rel=1e-4)
+    # of the first series the images of steps 2 and 3 were hidden, of the second one none
+    assert found["hidden_ssim_video"]["mean"] == pytest.approx(similar[0, 2:].mean(), rel=1e-5)
+    hidden = found["hidden_pixel_mse_video"]
+    assert hidden == {"mean": pytest.approx(0.065, rel=1e-5), "sd": 0.0}
+    complete = scores.score(own, series, Split(series), modalities)
+    assert "hidden_ssim_video" not in complete
     assert "pixel_mse_small" in found and "ssim_small" not in found  # no 11x11 window fits
     assert (found["mse"]["mean"], found["crps"], found["nll"]) == (1.0, 1.0, 3.0)
     alone = series.select(["video"])
     only = scores.score(own, shown.select(["video"]), Split(alone), modalities[1:2])
-    assert set(only) == {"ssim_video", "pixel_mse_video"}
+    kinds = ("ssim_video", "pixel_mse_video")
+    assert set(only) == {*kinds, *(f"hidden_{kind}" for kind in kinds)}
 
 
 def test_values_of_unscored_modalities_stay_as_shown():

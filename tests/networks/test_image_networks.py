@@ -59,45 +59,67 @@ def test_doubling_convolution_spreads_every_pixel():
     np.testing.assert_allclose(layer.apply(variables, images), expected, atol=1e-12)
 
 
-def recalled(states, values, observed, own: bool):
-    """The module, with a key that is the state itself, spread widely."""
-    layer, frames = Recall(), frames_of(values, observed, own)
-    variables = initialise(layer, states, frames)
+def recalled(features, values, observed, own: bool, preference=30.0):
+    """The module for images (2, 2, 1), with a key that is the features, spread widely."""
+    layer, frames = Recall((2, 2, 1)), frames_of(values, observed, own)
+    variables = initialise(layer, features, frames)
     kernel = np.zeros_like(variables["params"]["key"]["kernel"])
     kernel[:, : len(kernel)] = 10 * np.eye(len(kernel))
-    return layer.apply({"params": {"key": {"kernel": kernel, "bias": kernel[0]}}}, states, frames)
+    key = {"kernel": kernel, "bias": kernel[0]}
+    return layer.apply({"params": {"key": key, "own": np.array(preference)}}, features, frames)
 
 
-def test_a_step_recalls_the_image_of_the_nearest_state():
-    """Two samples of two series; the states of steps 0 and 2, and of 1 and 3, are alike."""
-    pose = np.array([[0.0, 0.0], [3.0, 0.0], [0.1, 0.0], [3.1, 0.0]])
-    states = np.broadcast_to(pose, (2, 2, 4, 2)) + np.arange(2)[:, None, None, None]
-    values = RNG.uniform(size=(2, 4, 6))
+def test_a_step_recalls_the_tiles_of_the_nearest_features():
+    """Two samples of two series, two tiles of an upper and a lower row of two pixels.
+
+    The features of steps 0 and 2, and of 1 and 3, are alike in the upper tile; in the lower one
+    those of 0 and 1, and of 2 and 3.
+    """
+    upper = np.array([[0.0, 0.0], [3.0, 0.0], [0.1, 0.0], [3.1, 0.0]])
+    pose = np.stack([upper, upper[[0, 2, 1, 3]]], 1)[:, :, None]  # (time, row, column, channel)
+    features = np.broadcast_to(pose, (2, 2, *pose.shape))
+    values = RNG.uniform(size=(2, 4, 4))
     observed = np.ones(values.shape, bool)
     observed[1, :2] = False
     values[1, :2] = np.nan
-    found = recalled(states, values, observed, own=True)
-    apart = recalled(states, values, observed, own=False)
-    expected = np.stack([values[0, [2, 3, 0, 1]], values[1, [2, 3, 3, 2]]])
-    np.testing.assert_allclose(apart, np.broadcast_to(expected, apart.shape), atol=1e-6)
-    np.testing.assert_allclose(
-        found[:, 1, :2], np.broadcast_to(values[1, 2:], (2, 2, 6)), atol=1e-6
-    )
+    found, doubt = recalled(features, values, observed, own=True)
+    apart, _ = recalled(features, values, observed, own=False)
+    # the last step of four may recall its own image; the second series has only the last two
+    first = np.concatenate([values[0, [2, 3, 0, 3], :2], values[0, [1, 0, 3, 3], 2:]], 1)
+    second = np.concatenate([values[1, [2, 3, 3, 3], :2], values[1, [2, 2, 3, 3], 2:]], 1)
+    for expected, row in ((first, 0), (second, 1)):
+        np.testing.assert_allclose(apart[0, row], expected, atol=1e-6)
+        np.testing.assert_allclose(apart[1, row], expected, atol=1e-6)
+    kept = np.concatenate([values[1, [2, 3, 2, 3], :2], values[1, [2, 2, 2, 3], 2:]], 1)
+    np.testing.assert_allclose(found[0, 1], kept, atol=1e-6)
+    # the key of the upper tile of step 0 is a distance of 1 away from that of step 2
+    assert doubt.shape == (2, 2, 4, 2, 1)
+    np.testing.assert_allclose(doubt[0, 1, 0, 0, 0], np.log(1.01), atol=1e-4)
+    np.testing.assert_allclose(doubt[0, 1, 2:], np.log(0.01), atol=1e-2)
+
+
+def test_an_own_image_is_preferred_to_one_of_the_same_key():
+    features = np.zeros((1, 1, 4, 1, 1, 2))
+    values, observed = np.eye(4)[None], np.ones((1, 4, 4), bool)
+    found, _ = recalled(features, values, observed, own=True, preference=2.0)
+    own = np.exp(2.0) / (np.exp(2.0) + 3)
+    np.testing.assert_allclose(np.diagonal(found[0, 0]), own, rtol=1e-6)
 
 
 def test_recall_without_images_is_grey_and_has_finite_gradients():
-    states, values = RNG.normal(size=(1, 2, 3, 2)), np.full((2, 3, 4), np.nan)
+    features, values = RNG.normal(size=(1, 2, 3, 1, 1, 2)), np.full((2, 3, 4), np.nan)
     observed = np.zeros(values.shape, bool)
     observed[1, 0] = True
     values[1, 0] = 0.25
 
-    def total(states):
-        return jnp.sum(recalled(states, values, observed, own=False))
+    def total(features):
+        pixels, doubt = recalled(features, values, observed, own=False)
+        return jnp.sum(pixels) + jnp.sum(doubt)
 
-    grey = recalled(states, values, observed, own=False)
+    grey, _ = recalled(features, values, observed, own=False)
     np.testing.assert_allclose(grey[0, 0], 0.5)
     np.testing.assert_allclose(grey[0, 1], np.array([0.5, 0.25, 0.25])[:, None] * np.ones(4))
-    assert np.isfinite(jax.grad(total)(states)).all()
+    assert np.isfinite(jax.grad(total)(features)).all()
 
 
 def test_batch_normalisation_takes_only_the_rows_that_count():
