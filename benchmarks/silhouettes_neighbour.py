@@ -1,6 +1,7 @@
 """Actions from silhouettes by the nearest neighbour of each frame: a baseline for docs/weizmann.md.
 
     python benchmarks/silhouettes_neighbour.py classification_masks.mat
+    python benchmarks/silhouettes_neighbour.py classification_masks.mat --aligned
 
 Every person is held out in turn. Each frame takes the action of the most similar silhouette of the
 other persons (squared error), and the frames of a video vote. Prints accuracies, writes nothing.
@@ -14,9 +15,9 @@ import numpy as np
 from jdmm.data.weizmann_files import ACTIONS, PERSONS, read_clips
 
 
-def main(path: Path) -> None:
+def main(path: Path, aligned: bool) -> None:
     """Prints the accuracy per frame and per video of each person, and over all."""
-    clips = read_clips(path)
+    clips = read_clips(path, aligned)
     pixels = [np.float32(clip.silhouette).reshape(len(clip.silhouette), -1) / 255 for clip in clips]  # type: ignore[arg-type]
     video = np.repeat(np.arange(len(clips)), [len(frames) for frames in pixels])
     frames = np.concatenate(pixels)
@@ -45,4 +46,8 @@ def main(path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path, help="the original file of silhouettes")
-    main(parser.parse_args().path)
+    parser.add_argument(
+        "--aligned", action="store_true", help="those with the person in the middle"
+    )
+    options = parser.parse_args()
+    main(options.path, options.aligned)

@@ -75,7 +75,9 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.data.likelihood = "normal"
     config.data.background = "" if method == "b_skip" else BACKGROUNDS[source]
     if source == "silhouettes":
-        config.data.copies = 8  # a few persons only, who walk through the frame
+        config.data.aligned = True  # a few persons only, and many places in the frame
+        config.data.copies = 8
+        config.data.shift = 3
         config.epochs = 3
         config.train.validate_every = 1
     if preset == "smoke":

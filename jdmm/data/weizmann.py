@@ -52,6 +52,7 @@ class Weizmann(Dataset):
         normalisation: of the convolutions, "batch" or "group".
         background: of the modality that the tasks show, "", "mean" or "recalled"; see
             `Image.background`.
+        aligned: whether the silhouettes of the `.mat` file are those with the person in the middle.
 
     Raises:
         InputError: for an impossible value.
@@ -69,6 +70,7 @@ class Weizmann(Dataset):
     channels: tuple[int, ...] = Image.channels
     normalisation: str = BATCH
     background: str = NONE
+    aligned: bool = False
     locations: ClassVar[tuple[str, ...]] = ("path",)
 
     def __post_init__(self) -> None:
@@ -161,7 +163,7 @@ class Weizmann(Dataset):
                 "expected data.path, got none: set --config.data.path to the folder of the "
                 "archives, to classification_masks.mat or to an .npz file of clips"
             )
-        clips = read_clips(Path(self.path).expanduser())
+        clips = read_clips(Path(self.path).expanduser(), self.aligned)
         for name in (VIDEO, SILHOUETTE):
             lacking = [clip.name for clip in clips if getattr(clip, name) is None]
             if name in self.include and lacking:

@@ -48,22 +48,27 @@ class Clip(NamedTuple):
     silhouette: np.ndarray | None
 
 
-def read_clips(path: Path) -> list[Clip]:
+def read_clips(path: Path, aligned: bool = False) -> list[Clip]:
     """All clips of a source, ordered by name.
 
     Args:
         path: a folder with the original archives, their `.mat` file of silhouettes, or an `.npz`
             file of clips.
+        aligned: whether the silhouettes are those that the `.mat` file holds with the person in the
+            middle.
 
     Raises:
-        InputError: if it is none of these, or cannot be read. The message names the file.
+        InputError: if it is none of these, or cannot be read, or has no aligned silhouettes. The
+            message names the file.
     """
+    if aligned and path.suffix != ".mat":
+        raise InputError(f"expected {MASKS} alone for aligned silhouettes, got {path}")
     if path.is_dir():
         from jdmm.data.weizmann_archives import read_archives  # imports tensorflow-datasets
 
         clips = read_archives(path)
     elif path.suffix == ".mat":
-        silhouettes = read_silhouettes(path)
+        silhouettes = read_silhouettes(path, aligned)
         clips = [make_clip(path, name, None, own) for name, own in silhouettes.items()]
     elif path.suffix == ".npz":
         clips = _read_npz(path)
@@ -108,24 +113,44 @@ def resize(frames: np.ndarray) -> np.ndarray:
     return np.rint(blocks.mean((2, 4), np.float32)).astype(np.uint8)
 
 
-def read_silhouettes(path: Path) -> dict[str, np.ndarray]:
+def in_frame(masks: np.ndarray) -> np.ndarray:
+    """Silhouettes ``(height, width, time)`` of any size in the middle of the original frame."""
+    height, width = (min(own, whole) for own, whole in zip(masks.shape, FRAME, strict=False))
+    cut, place = (
+        tuple(slice((whole - part) // 2, (whole - part) // 2 + part) for whole, part in pairs)
+        for pairs in (
+            zip(masks.shape, (height, width), strict=False),
+            zip(FRAME, (height, width), strict=True),
+        )
+    )
+    frames = np.zeros((*FRAME, masks.shape[-1]), masks.dtype)
+    frames[place] = masks[cut]
+    return frames
+
+
+def read_silhouettes(path: Path, aligned: bool = False) -> dict[str, np.ndarray]:
     """Name -> silhouettes ``(time, 64, 64, 1)``, 0 or 255, of the original file.
+
+    Those of the person in the middle, `aligned`, have a size of their own in each clip.
 
     Raises:
         InputError: if the file cannot be read, or is not in the original form, naming it.
     """
     from scipy.io import loadmat  # slow to import
 
+    field = "aligned_masks" if aligned else "original_masks"
     try:
-        every = loadmat(path, variable_names=["original_masks"])["original_masks"]
+        every = loadmat(path, variable_names=[field])[field]
         masks = {name: np.asarray(every[name][0, 0]) for name in every.dtype.names}
     except Exception as error:  # damaged files make scipy raise errors of any kind
         raise InputError(
-            f"{path}: expected the original file of silhouettes, with fields of original_masks, "
-            f"got {one_line(error)}"
+            f"{path}: expected the original file of silhouettes, with fields of {field}, got "
+            f"{one_line(error)}"
         ) from error
     found = {}
     for name, mask in masks.items():
+        if aligned and mask.ndim == 3:
+            mask = in_frame(mask)
         if mask.dtype.kind not in "bui" or mask.shape != (*FRAME, mask.shape[-1]) or not mask.size:
             raise InputError(
                 f"{path}: expected silhouettes of 144 x 180 pixels in {name}, whole numbers "

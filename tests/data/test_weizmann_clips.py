@@ -11,6 +11,7 @@ from data.weizmann_files import masks, silhouette
 from configs import weizmann as config_file
 from jdmm.data.tasks import show
 from jdmm.data.weizmann import Weizmann
+from jdmm.data.weizmann_files import read_clips
 from jdmm.errors import InputError
 from jdmm.experiments import settings
 
@@ -252,6 +253,29 @@ def test_truncated_files_of_silhouettes(tmp_path, size):
 def test_bad_silhouettes(tmp_path, name, mask, line):
     masks(tmp_path / "masks.mat", {name: mask})
     refused(Weizmann(str(tmp_path / "masks.mat"), ("silhouette",)), "masks.mat", line)
+
+
+@pytest.mark.parametrize("height, width", [(100, 40), (128, 128), (150, 31), (200, 200)])
+def test_aligned_silhouettes_are_in_the_middle(tmp_path, height, width):
+    """Of any size; larger ones are cut alike at opposite sides."""
+    path, steps = tmp_path / "masks.mat", 4
+    whole = {name: silhouette(steps) for name in LENGTHS}
+    blocks = np.random.default_rng(1).integers(0, 2, (height // 2, width // 2, steps), np.uint8)
+    aligned = np.zeros((height, width, steps), np.uint8)
+    own = blocks.repeat(2, 0).repeat(2, 1)
+    aligned[: own.shape[0], : own.shape[1]] = own
+    masks(path, whole, dict.fromkeys(LENGTHS, aligned))
+    found = read_clips(path, aligned=True)[0].silhouette
+    canvas = np.zeros((400, 400, steps), np.uint8)
+    top, left = 200 - height // 2 - height % 2, 200 - width // 2 - width % 2
+    canvas[top : top + height, left : left + width] = aligned
+    square = canvas[136:264, 136:264].reshape(64, 2, 64, 2, steps).mean((1, 3))
+    np.testing.assert_array_equal(found[..., 0], 255 * (np.moveaxis(square, -1, 0) >= 0.5))
+    with pytest.raises(InputError, match="masks.mat: .* fields of aligned_masks"):
+        masks(path, whole)
+        read_clips(path, aligned=True)
+    with pytest.raises(InputError, match="classification_masks.mat alone for aligned"):
+        read_clips(tmp_path, aligned=True)
 
 
 def test_the_data_set_is_known_without_importing_readers():

@@ -28,9 +28,12 @@ def archive(path, members):
             file.writestr(member, content)
 
 
-def masks(path, silhouettes):
-    """The file of silhouettes: name -> ``(144, 180, time)``."""
-    savemat(path, {"original_masks": dict(silhouettes)}, do_compression=True)
+def masks(path, silhouettes, aligned=None):
+    """The file of silhouettes: name -> ``(144, 180, time)``; aligned ones have any size."""
+    fields = {"original_masks": dict(silhouettes)}
+    if aligned is not None:
+        fields["aligned_masks"] = dict(aligned)
+    savemat(path, fields, do_compression=True)
 
 
 def video(frames=3, seed=0):
