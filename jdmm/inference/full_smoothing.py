@@ -4,6 +4,7 @@ A posterior over paths is Markov backwards in time. It is kept as the filtered d
 last step and p(z_t | z_{t+1}, x_{1:t}) of every step before, each linear in z_{t+1} and Gaussian.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,13 @@ from jdmm.series import Array
 
 DIVERGED = 10.0
 """Nats per step by which the means may become less probable than those of the first smoother."""
+
+
+WIDENED = 100.0
+"""Factor of the variance of the process noise in the first half of posterior linearisation.
+
+With little noise, the dynamics tie all steps together, and the iteration stays near a poor start.
+"""
 
 
 class PathPosterior(NamedTuple):
@@ -90,6 +98,65 @@ def linearise(model: FullModel, around: FullMoments, points: Points, features: i
     )
 
 
+def linearised_posterior(
+    model: FullModel,
+    evidence: Evidence,
+    lengths: Int[Array, " n"],
+    points: Points,
+    iterations: int,
+    tolerance: float = 1e-2,
+) -> PathPosterior:
+    """Posterior linearisation, the first half of it with `WIDENED` process noise.
+
+    Args:
+        model: the model.
+        evidence: of all steps, time in front.
+        lengths: number of steps of each series.
+        points: of the quadrature.
+        iterations: at most.
+        tolerance: root mean square move of the last one, in units of the smoothed sd.
+    """
+    wide = widened(model, WIDENED)
+    path = smooth_path(wide, evidence, lengths, points)
+    first = iterations // 2
+    path = iterate_linearisation(wide, evidence, lengths, points, path, first, tolerance)
+    start = smooth_linearised(model, path.smoothed, evidence, lengths, points)
+    rest = iterations - first
+    return iterate_linearisation(model, evidence, lengths, points, start, rest, tolerance)
+
+
+def widened(model: FullModel, factor: float) -> FullModel:
+    """The model with the variance of its process noise multiplied by a factor."""
+
+    def transition(*given: Any) -> Moments:
+        mean, variance = model.transition(*given)
+        return Moments(mean, factor * variance)
+
+    return replace(model, transition=transition)
+
+
+def smooth_linearised(
+    model: FullModel,
+    around: FullMoments,
+    evidence: Evidence,
+    lengths: Int[Array, " n"],
+    points: Points,
+) -> PathPosterior:
+    """The Kalman filter and smoother of the model, linearised around states.
+
+    Args:
+        model: the model.
+        around: ``(time, latent, n)``, with triangular roots.
+        evidence: of all steps, time in front.
+        lengths: number of steps of each series.
+        points: of the quadrature.
+    """
+    linear = linearise(model, around, points, evidence.value.shape[1])
+    found = linear_filter(initial_states(model, evidence), linear, evidence, model.residual)
+    backward = jax.vmap(affine.reverse)(linear.transition, found.filtered)
+    return _smooth(found, backward, lengths)
+
+
 def iterate_linearisation(
     model: FullModel,
     evidence: Evidence,
@@ -112,19 +179,12 @@ def iterate_linearisation(
         evidence: of all steps, time in front.
         lengths: number of steps of each series.
         points: of the quadrature.
-        start: from `smooth_path`.
+        start: from `smooth_path` or `smooth_linearised`.
         iterations: at most.
         tolerance: root mean square move, in units of the smoothed sd.
     """
-    initial = initial_states(model, evidence)
     n = evidence.value.shape[-1]
     valid = jnp.arange(len(evidence.value))[:, None] < lengths[None]
-
-    def solve(around: FullMoments) -> PathPosterior:
-        linear = linearise(model, around, points, evidence.value.shape[1])
-        found = linear_filter(initial, linear, evidence, model.residual)
-        backward = jax.vmap(affine.reverse)(linear.transition, found.filtered)
-        return _smooth(found, backward, lengths)
 
     def cost(means: jax.Array) -> jax.Array:
         return path_cost(model, means, evidence, lengths)
@@ -144,7 +204,7 @@ def iterate_linearisation(
     def _step(carry):
         """One more iteration of the series that still move."""
         count, around, path, moved = carry
-        following = solve(around)
+        following = smooth_linearised(model, around, evidence, lengths, points)
         change = following.smoothed.mean - around.mean
         in_sd = jax.vmap(linalg.solve_lower)(following.smoothed.root, change[:, :, None])[:, :, 0]
         squares = jnp.where(valid, jnp.mean(in_sd**2, 1), 0.0)

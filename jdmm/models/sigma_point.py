@@ -374,11 +374,10 @@ class SigmaPointSSM(GradientModel):
     def _smooth(self, variables: Variables, series: Series, points: Points) -> PathPosterior:
         model = self.state_space(variables, series.inputs)
         evidence = self.evidence(variables, series)
-        path = full_smoothing.smooth_path(model, evidence, series.lengths, points)
         if not self.iterations:
-            return path
-        return full_smoothing.iterate_linearisation(
-            model, evidence, series.lengths, points, path, self.iterations, self.tolerance
+            return full_smoothing.smooth_path(model, evidence, series.lengths, points)
+        return full_smoothing.linearised_posterior(
+            model, evidence, series.lengths, points, self.iterations, self.tolerance
         )
 
     def posterior_mean(self, variables: Variables, series: Series, key: jax.Array) -> PosteriorPath:
