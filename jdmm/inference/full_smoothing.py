@@ -31,7 +31,7 @@ DIVERGED = 10.0
 
 
 WIDENED = 100.0
-"""Factor of the variance of the process noise in the first half of posterior linearisation.
+"""Factor of the variance of the process noise behind the second start of posterior linearisation.
 
 With little noise, the dynamics tie all steps together, and the iteration stays near a poor start.
 """
@@ -106,7 +106,10 @@ def linearised_posterior(
     iterations: int,
     tolerance: float = 1e-2,
 ) -> PathPosterior:
-    """Posterior linearisation, the first half of it with `WIDENED` process noise.
+    """Posterior linearisation from two starts; of each series the more probable path.
+
+    One start is `smooth_path`. The other comes from iterations with `WIDENED` process noise, which
+    take the first half of their number.
 
     Args:
         model: the model.
@@ -116,13 +119,17 @@ def linearised_posterior(
         iterations: at most.
         tolerance: root mean square move of the last one, in units of the smoothed sd.
     """
+    plain = smooth_path(model, evidence, lengths, points)
+    plain = iterate_linearisation(model, evidence, lengths, points, plain, iterations, tolerance)
     wide = widened(model, WIDENED)
     path = smooth_path(wide, evidence, lengths, points)
     first = iterations // 2
     path = iterate_linearisation(wide, evidence, lengths, points, path, first, tolerance)
     start = smooth_linearised(model, path.smoothed, evidence, lengths, points)
     rest = iterations - first
-    return iterate_linearisation(model, evidence, lengths, points, start, rest, tolerance)
+    other = iterate_linearisation(model, evidence, lengths, points, start, rest, tolerance)
+    costs = [path_cost(model, each.smoothed.mean, evidence, lengths) for each in (plain, other)]
+    return _choose(costs[1] < costs[0], other, plain)
 
 
 def widened(model: FullModel, factor: float) -> FullModel:
@@ -189,14 +196,6 @@ def iterate_linearisation(
     def cost(means: jax.Array) -> jax.Array:
         return path_cost(model, means, evidence, lengths)
 
-    def choose(chosen: jax.Array, new: Any, old: Any) -> Any:
-        """The new leaves for the chosen series."""
-
-        def one(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(chosen.reshape(*(1,) * (new.ndim - 1), -1), new, old)
-
-        return jax.tree.map(one, new, old)
-
     def going(carry) -> jax.Array:
         """Whether any series still moves."""
         return (carry[0] < iterations) & jnp.any(carry[3] > tolerance)
@@ -212,17 +211,26 @@ def iterate_linearisation(
         running, kept = moved > tolerance, cost(following.smoothed.mean) <= most
         half = path.smoothed.mean + 0.5 * (following.smoothed.mean - path.smoothed.mean)
         half = jnp.where(jnp.isfinite(half), half, path.smoothed.mean)
-        target = choose(kept, following.smoothed, FullMoments(half, path.smoothed.root))
+        target = _choose(kept, following.smoothed, FullMoments(half, path.smoothed.root))
         return (
             count + 1,
-            choose(running, target, around),
-            choose(running & kept, following, path),
+            _choose(running, target, around),
+            _choose(running & kept, following, path),
             jnp.where(running, jnp.where(kept, move, jnp.inf), moved),
         )
 
     most = cost(start.smoothed.mean) + DIVERGED * lengths
     carry = (0, start.smoothed, start, jnp.full(n, jnp.inf))
     return jax.lax.while_loop(going, _step, carry)[2]
+
+
+def _choose(chosen: jax.Array, new: Any, old: Any) -> Any:
+    """The new leaves ``(..., n)`` for the chosen series ``(n,)``."""
+
+    def one(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(chosen.reshape(*(1,) * (new.ndim - 1), -1), new, old)
+
+    return jax.tree.map(one, new, old)
 
 
 def path_cost(

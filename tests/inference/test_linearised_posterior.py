@@ -1,4 +1,4 @@
-"""Posterior linearisation that starts with wide process noise."""
+"""Posterior linearisation from two starts, one of them with wide process noise."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def pendulum(noise: float) -> FullModel:
     return FullModel(start, transition, emission)
 
 
-def test_a_wide_start_ends_at_the_same_paths_where_plain_iterations_converge():
+def test_no_path_is_less_probable_than_that_of_one_start():
     """Rotations whose first half is missing, almost without process noise."""
     rng, time, count = np.random.default_rng(0), 40, 50
     phase, speed = rng.normal(size=count), 0.3 + 0.2 * rng.normal(size=count)
@@ -73,15 +73,14 @@ def test_a_wide_start_ends_at_the_same_paths_where_plain_iterations_converge():
     def both():
         plain = full_smoothing.smooth_path(model, given, lengths, at)
         plain = full_smoothing.iterate_linearisation(model, given, lengths, at, plain, 8)
-        wide = full_smoothing.linearised_posterior(model, given, lengths, at, 8)
+        best = full_smoothing.linearised_posterior(model, given, lengths, at, 8)
         return [
             full_smoothing.path_cost(model, path.smoothed.mean, given, lengths)
-            for path in (plain, wide)
+            for path in (plain, best)
         ]
 
-    plain, wide = map(np.asarray, both())
-    # some of the plain ones are far from a mode
-    assert np.isfinite(wide).all() and np.median(np.abs(wide - plain)) < 1e-3
+    plain, best = map(np.asarray, both())
+    assert (best <= plain).all() and best[0] < plain[0] - 1000  # whose first smoother is poor
 
 
 def test_widened_noise_takes_inputs_too():
