@@ -111,22 +111,21 @@ class Dataset(abc.ABC):
         """Inputs ``(num_steps, input)`` under which samples from a model are drawn.
 
         Raises:
-            InputError: for more steps than inputs are known at.
+            InputError: for more steps than inputs are known at, or a data set that has inputs and
+                does not override this method.
         """
         del num_steps
         if self.inputs:
-            raise NotImplementedError(f"{type(self).__name__} has no example of its inputs")
+            raise InputError(
+                f"expected {type(self).__name__} to override example_inputs, since it has inputs, "
+                "got the default"
+            )
         return None
 
     @property
     def tasks(self) -> Mapping[str, Task]:
         """Name -> task. Add new ones at the end: random numbers follow a task's place."""
         return STANDARD_TASKS
-
-    @property
-    def scored(self) -> tuple[Modality, ...]:
-        """The modalities whose predictions are scored: all, unless some are always known."""
-        return self.modalities
 
     def in_workdir(self, workdir: Path) -> "Dataset":
         """The data set with what an earlier run kept of it in a work directory.

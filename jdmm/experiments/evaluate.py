@@ -63,7 +63,7 @@ def evaluate(
             "parameters": num_parameters(variables),
             "params_sha256": fingerprint(variables),
             "tasks": {
-                task: scores.score(prediction, shown, data[split], experiment.dataset.scored)
+                task: scores.score(prediction, shown, data[split], experiment.dataset.modalities)
                 for task, (prediction, shown) in outcomes.items()
             },
             "log_likelihood": log_likelihood(experiment, variables, data[split].series, outcomes),

@@ -124,7 +124,7 @@ def _arrays(prediction: Prediction, shown: Series) -> Outcome:
 
 def _pits(dataset: Dataset, split: Split, outcomes: Outcomes) -> dict[str, np.ndarray]:
     """Task -> probability integral transforms of the values whose intervals are scored."""
-    numbers = scores.with_intervals(dataset.scored)
+    numbers = scores.with_intervals(dataset.modalities)
     pits = {
         task: scores.select(prediction.pit, scores.interval_targets(shown, split), numbers)
         for task, (prediction, shown) in outcomes.items()

@@ -35,8 +35,8 @@ def validation_scorer(
     weights = _class_weights(dataset, shown, targets, len(names))
     loss = loss_scorer(model, series, evaluation.seed)
     validated = model.for_validation
-    images = {m.name: m.features for m in images_of(dataset.scored)}
-    numbers = scores.with_intervals(dataset.scored)
+    images = {m.name: m.features for m in images_of(dataset.modalities)}
+    numbers = scores.with_intervals(dataset.modalities)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, None, None, None))
@@ -88,7 +88,7 @@ def _class_weights(
 
     Those of one task and all modalities sum to 1.
     """
-    classes = scores.categorical(dataset.scored)
+    classes = scores.categorical(dataset.modalities)
     masks = scores.hidden(shown, targets)
     weights = {name: np.zeros(np.shape(targets.values[name]), np.float32) for name in classes}
     for rows in np.split(np.arange(targets.batch), num_tasks) if classes else ():

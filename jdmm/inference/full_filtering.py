@@ -191,9 +191,9 @@ def full_filter(model: FullModel, evidence: Evidence, points: Points) -> Filtere
     start = initial_states(model, evidence)
     shared = points.offsets.shape[0] == 1
 
-    def _step(predicted, inputs):
+    def _step(predicted, given):
         """p(z_t | x_{1:t-1}) -> p(z_{t+1} | x_{1:t})."""
-        own, offsets, next_inputs = inputs
+        own, offsets, next_inputs = given
         predicted = _bound_gradient(predicted)
         step = StepPoints(points.offsets[0] if shared else offsets, points.weights)
         filtered, change = update_step(model, predicted, own, step)

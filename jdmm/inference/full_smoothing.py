@@ -248,9 +248,9 @@ def path_cost(
         lengths: number of steps of each series.
     """
     time, latent, n = means.shape
-    flat = _merge(jnp.asarray(means))
+    flat = merge_time(jnp.asarray(means))
     following_inputs = model.next_inputs
-    inputs = None if following_inputs is None else _merge(following_inputs)
+    inputs = None if following_inputs is None else merge_time(following_inputs)
 
     def nll(value: jax.Array, expected: Moments) -> jax.Array:
         """Per step, ``(time, n)``, from ``(output, time, n)``."""
@@ -323,16 +323,16 @@ def sample_prior(
     A model with inputs has those of `m` series.
     """
 
-    def _step(state, inputs):
+    def _step(state, given):
         """z_t -> z_{t+1}."""
-        own, driving = inputs
-        mean, variance = model.transition_to(driving)(state)
+        own, next_inputs = given
+        mean, variance = model.transition_to(next_inputs)(state)
         following = mean + jnp.sqrt(variance) * own
         return following, following
 
     first = model.initial.mean + linalg.matvec(model.initial.root, noise[0])
-    driving = None if model.inputs is None else model.inputs[1:]
-    _, states = jax.lax.scan(_step, first, (noise[1:], driving))
+    next_inputs = None if model.inputs is None else model.inputs[1:]
+    _, states = jax.lax.scan(_step, first, (noise[1:], next_inputs))
     return jnp.concatenate([first[None], states])
 
 
@@ -362,7 +362,9 @@ def over_time(function, points: Points, states):
     offsets = points.offsets
     if offsets.shape[0] > 1 or series > 1:
         offsets = jnp.broadcast_to(offsets, (time, latent, count, n))
-    found = function(jax.tree.map(_merge, states), StepPoints(_merge(offsets), points.weights))
+    found = function(
+        jax.tree.map(merge_time, states), StepPoints(merge_time(offsets), points.weights)
+    )
     return jax.tree.map(lambda leaf: _split(leaf, time), found)
 
 
@@ -387,12 +389,12 @@ def _smooth(found: FilteredStates, backward: Affine, lengths: Int[Array, " n"]) 
     return PathPosterior(smoothed, backward, jnp.sum(found.log_likelihood, 0))
 
 
-def _merge(leaf: jax.Array) -> jax.Array:
+def merge_time(leaf: jax.Array) -> jax.Array:
     """``(time, *, n)`` -> ``(*, time * n)``."""
     moved = jnp.moveaxis(leaf, 0, -2)
     return moved.reshape(*moved.shape[:-2], -1)
 
 
 def _split(leaf: jax.Array, time: int) -> jax.Array:
-    """The inverse of `_merge`."""
+    """The inverse of `merge_time`."""
     return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], time, leaf.shape[-1] // time), -2, 0)

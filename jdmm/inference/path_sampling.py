@@ -130,13 +130,9 @@ def path_sampler(
     linear = full_smoothing.linearise(model, smoothed, points, features)
     messages = backward_messages(linear, evidence)
     time, latent, n = smoothed.mean.shape
-
-    def flat(leaf: jax.Array) -> jax.Array:
-        """``(time, *, n)`` -> ``(*, time * n)``."""
-        return jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1)
-
-    inputs = None if model.inputs is None else flat(model.inputs[1:])
-    reached = model.transition_to(inputs)(flat(smoothed.mean[:-1]))
+    inputs = None if model.inputs is None else full_smoothing.merge_time(model.inputs[1:])
+    states = full_smoothing.merge_time(smoothed.mean[:-1])
+    reached = model.transition_to(inputs)(states)
     sd = jnp.moveaxis(jnp.sqrt(reached.variance).reshape(latent, time - 1, n), 1, 0)
     first = jnp.broadcast_to(model.initial.root, (latent, latent, n))
     prior = jnp.concatenate([first[None], jax.vmap(linalg.diagonal_matrix)(sd)])
@@ -171,15 +167,17 @@ def sample_paths(
     latent = noise.shape[1]
     tile = lambda leaf: jnp.tile(leaf, size // n)  # noqa: E731
 
-    def _step(prior, inputs):
+    def _step(prior, given):
         """p(z_t | z_{t-1}) -> p(z_{t+1} | z_t)."""
-        (smoothed, messages, gain, root, logs), own, driving = inputs
+        (smoothed, messages, gain, root, logs), own, next_inputs = given
         rest = tile(messages.target) - linalg.matvec(tile(messages.slope), prior.mean)
         mean = _within_reach(prior.mean + linalg.matvec(tile(gain), rest), smoothed)
         state = mean + linalg.matvec(tile(root), own)
         density = -0.5 * jnp.sum(own**2 + square_root.LOG_2PI, 0) - tile(logs)
         posterior = Moments(mean, tile(jnp.sum(root**2, 1)))
-        return model.transition_to(driving)(state), SampledPaths(state, prior, posterior, density)
+        return model.transition_to(next_inputs)(state), SampledPaths(
+            state, prior, posterior, density
+        )
 
     start = Moments(
         *(
