@@ -15,7 +15,7 @@ from jdmm.data.prepare import windows
 from jdmm.data.tables.files import Files, training_stride
 from jdmm.data.tables.filling import known
 from jdmm.data.tables.reading import need_columns, numbers, read_frame
-from jdmm.data.tables.schema import INPUTS, Column, Schema
+from jdmm.data.tables.schema import Column, Schema
 from jdmm.data.tables.table import Table, read_table
 from jdmm.data.tables.units import LEVELS, fill_suffix
 from jdmm.errors import InputError
@@ -260,8 +260,7 @@ class TableImputer:
     @property
     def _numeric(self) -> list[str]:
         """The columns of real numbers that are predicted."""
-        columns = self.schema_.columns
-        return [name for name in self.schema_.scaled if columns[name].modality != INPUTS]
+        return [name for name in self.schema_.scaled if name in self.schema_.targets]
 
     def _numbers(self, X: Any) -> np.ndarray:  # noqa: N803
         """The columns of real numbers, ``(row, column)`` float64, NaN where missing."""

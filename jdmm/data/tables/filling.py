@@ -18,8 +18,8 @@ def check_names(schema: Schema, frame: pl.DataFrame, levels: Sequence[float], wh
     Raises:
         InputError: naming the column.
     """
-    for name in sum(schema.predicted.values(), []):
-        for suffix in suffixes(schema.columns[name], levels):
+    for name, column in schema.targets.items():
+        for suffix in suffixes(column, levels):
             if name + suffix in frame.columns:
                 raise InputError(
                     f"{where}: expected no column {name + suffix!r}, the name of predictions of "
@@ -66,8 +66,7 @@ def filled_frame(
         frame, place = frame[order], place[order]
 
     filled, further = [], []
-    for name in sum(schema.predicted.values(), []):
-        column = schema.columns[name]
+    for name, column in schema.targets.items():
         own = {suffix: found.pop(name + suffix)[place] for suffix in suffixes(column, levels)}
         filled.append(_filled(frame, name, schema, own[fill_suffix(column)], where))
         for suffix, values in own.items():

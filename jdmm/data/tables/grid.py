@@ -104,8 +104,7 @@ def make_grid(frame: pl.DataFrame, schema: Schema, where: str, notes: tuple[str,
     if schema.series:
         need_values(frame, schema.series, where)
     columns = {name: read_column(frame, name, schema, where) for name in schema.columns}
-    predicted = [columns[name] for own in schema.predicted.values() for name in own]
-    if all(np.isnan(values).all() for values in predicted):
+    if all(np.isnan(columns[name]).all() for name in schema.targets):
         raise InputError(f"{where}: expected an observed value, got none: everything is missing")
 
     if schema.series:

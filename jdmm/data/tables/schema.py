@@ -211,7 +211,7 @@ class Schema:
         """Checks the values."""
         if not self.columns:
             raise InputError("expected at least one column in columns, got none")
-        if not self.predicted:
+        if not self.targets:
             raise InputError(
                 f"expected at least one column of a modality other than {INPUTS!r}, got none"
             )
@@ -279,6 +279,11 @@ class Schema:
     def predicted(self) -> dict[str, list[str]]:
         """`groups` without the inputs."""
         return {name: columns for name, columns in self.groups.items() if name != INPUTS}
+
+    @property
+    def targets(self) -> dict[str, Column]:
+        """The columns that are predicted: all but those of inputs."""
+        return {name: own for name, own in self.columns.items() if own.modality != INPUTS}
 
     @property
     def inputs(self) -> int:
