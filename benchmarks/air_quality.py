@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--calendar", action="store_true", help="drives sigma_point and linear")
     parser.add_argument("--transform", choices=OFFSETS, help="of the skewed channels [none]")
     parser.add_argument("--part", choices=PARTS[1:], default="test", help="to score [test]")
+    parser.add_argument("--test_every", type=int, default=1, help="score each n-th window too [1]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
     options = parser.parse_args()
@@ -192,22 +193,26 @@ def main() -> None:
     inference = time.process_time() - began
     mask = hidden[options.part].observed[NAME]
     truth = whole[options.part].values[NAME]
-    point, crps, mean_error = predicted.mean[NAME], predicted.crps[NAME][mask], None
+    # a median passes through the transform, a mean does not: it is that of the samples
+    point, mean, crps = predicted.mean[NAME], None, predicted.crps[NAME]
     if transform is not None:
-        # a median passes through the transform, a mean does not: it is that of the samples
         point = transform.undo(point)
-        drawn = np.stack([transform.undo(own)[mask] for own in predicted.samples[NAME]])
-        crps, _ = air_quality_data.spread_scores(drawn, truth[mask])
-        mean_error = drawn.mean(0) - truth[mask]
-    air_quality_data.print_scores(
-        options.method,
-        (point - truth)[mask],
-        crps,
-        np.abs(predicted.pit[NAME][mask] - 0.5) <= 0.475,
-        training,
-        inference,
-        mean_error,
-    )
+        drawn = np.stack([transform.undo(own) for own in predicted.samples[NAME]])
+        mean, crps = drawn.mean(0), np.zeros_like(truth)
+        crps[mask], _ = air_quality_data.spread_scores(drawn[:, mask], truth[mask])
+    covered = np.abs(predicted.pit[NAME] - 0.5) <= 0.475
+    for every in sorted({1, options.test_every}):
+        rows = np.s_[::every]
+        scored = mask[rows]
+        air_quality_data.print_scores(
+            air_quality_data.named(options.method, every),
+            (point - truth)[rows][scored],
+            crps[rows][scored],
+            covered[rows][scored],
+            training,
+            inference,
+            None if mean is None else (mean - truth)[rows][scored],
+        )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def spread_scores(samples: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, n
     return crps, (lower <= value) & (value <= upper)
 
 
+def named(method: str, every: int) -> str:
+    """The name of a method that is scored on each n-th test window."""
+    return method if every == 1 else f"{method}, one window of {every}"
+
+
 def print_scores(
     method: str,
     error: np.ndarray,
