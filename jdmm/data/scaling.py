@@ -1,4 +1,4 @@
-"""Standardisation of real-valued modalities, and a warning where it is missing."""
+"""Standardisation of real-valued modalities, and typical sizes of counts and positive numbers."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jdmm.data.modality import Modality
 from jdmm.errors import InputError
+from jdmm.likelihoods import Likelihood, Mixed
 from jdmm.series import Series
+
+LEAST_SIZE = 0.1
+"""Of counts, which may all be 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,23 @@ class Standardise:
 
     mean: dict[str, np.ndarray]
     sd: dict[str, np.ndarray]
+
+    @classmethod
+    def fit_scalable(cls, series: Series, modalities: Sequence[Modality]) -> "Standardise":
+        """`fit` of the features that may be scaled; see `scalable`.
+
+        The other features of a modality of which some are scaled get mean 0 and sd 1.
+
+        Args:
+            series: the training series.
+            modalities: those of the series.
+        """
+        masks = {m.name: mask for m in modalities if (mask := scalable(m)).any()}
+        found = cls.fit(series, list(masks))
+        return cls(
+            {name: np.where(mask, found.mean[name], 0.0) for name, mask in masks.items()},
+            {name: np.where(mask, found.sd[name], 1.0) for name, mask in masks.items()},
+        )
 
     @classmethod
     def fit(cls, series: Series, modalities: Sequence[str] | None = None) -> "Standardise":
@@ -184,6 +206,31 @@ class Standardise:
                 f"expected modality {name!r} as (..., {features[0]}), got shape {array.shape}"
             )
         return array
+
+
+def scalable(modality: Modality) -> np.ndarray:
+    """Which features may be shifted and scaled, ``(feature,)``.
+
+    They are those of real numbers without a fixed sd. Pixels of images, which lie within 0 to 1,
+    are left out.
+    """
+    likelihood = modality.likelihood
+    parts = likelihood.parts if isinstance(likelihood, Mixed) else [likelihood] * modality.features
+    return np.array([part.scalable and modality.image is None for part in parts])
+
+
+def typical_size(likelihood: Likelihood, values: np.ndarray) -> float:
+    """The size of a likelihood that has one: the mean of counts, the geometric mean of others.
+
+    Args:
+        likelihood: has a field `size`.
+        values: ``(value,)`` observed training values. Without any, the size is 1.
+    """
+    if not values.size:
+        return 1.0
+    if likelihood.counts:
+        return max(float(values.mean()), LEAST_SIZE)
+    return float(np.exp(np.log(values).mean()))
 
 
 def warn_unscaled(

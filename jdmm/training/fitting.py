@@ -8,11 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from jdmm.data.corruption import Deletions
-from jdmm.data.modality import Modality
-from jdmm.data.scaling import Standardise, warn_unscaled
+from jdmm.data.scaling import Standardise, scalable, warn_unscaled
 from jdmm.data.streaming import Scaled, SeriesSource
 from jdmm.errors import InputError
-from jdmm.likelihoods import Mixed
 from jdmm.models.base import GradientModel, Model, SelfFittingModel
 from jdmm.series import Series
 from jdmm.training import parallel
@@ -294,14 +292,11 @@ def _scaling(
     """The scaling to use; without one, large or small values give a warning.
 
     Of a source, the first series are looked at.
-
-    Images are left out: their pixels lie within 0 to 1. So are the other features of a modality of
-    which some are scaled: they get mean 0 and sd 1.
     """
     if isinstance(scaling, Standardise):
         return scaling
-    real = {m.name: mask for m in model.modalities if (mask := _scalable(m)).any()}
     if not scaling:
+        real = {m.name: mask for m in model.modalities if (mask := scalable(m)).any()}
         part = _part(series, LOOKED_AT)
         seen = {name: np.asarray(part.observed[name]) & mask for name, mask in real.items()}
         observed = {**part.observed, **seen}
@@ -312,18 +307,7 @@ def _scaling(
             "expected a Standardise as scaling of streamed series, got True: give "
             "Standardise.fit(part) of a part that memory holds"
         )
-    found = Standardise.fit(series, list(real))
-    return Standardise(
-        {name: np.where(mask, found.mean[name], 0.0) for name, mask in real.items()},
-        {name: np.where(mask, found.sd[name], 1.0) for name, mask in real.items()},
-    )
-
-
-def _scalable(modality: Modality) -> np.ndarray:
-    """Which features may be shifted and scaled, ``(feature,)``."""
-    likelihood = modality.likelihood
-    parts = likelihood.parts if isinstance(likelihood, Mixed) else [likelihood] * modality.features
-    return np.array([part.scalable and modality.image is None for part in parts])
+    return Standardise.fit_scalable(series, model.modalities)
 
 
 @overload

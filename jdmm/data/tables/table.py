@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from jdmm.data.scaling import typical_size
 from jdmm.data.tables.calendar import calendar
 from jdmm.data.tables.filling import check_names, filled_frame
 from jdmm.data.tables.grid import Account, Grid, make_grid
@@ -20,9 +21,6 @@ from jdmm.data.tables.units import LEVELS, summarise
 from jdmm.errors import InputError
 from jdmm.files import replace_file
 from jdmm.series import Series
-
-LEAST_SIZE = 0.1
-"""Of counts, which may all be 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,12 +249,8 @@ def fitted_to(schema: Schema, grid: Grid, cells: np.ndarray | None = None) -> Sc
                 mean = float(values.mean()) if values.size else 0.0
                 sd = float(values.std()) if values.size else 0.0
                 scaling[name] = (grid.offset[name] + mean, sd if sd > 0 else 1.0)
-            elif column.sized and not values.size:
-                sizes[name] = 1.0
-            elif column.sized and column.distribution().counts:
-                sizes[name] = max(float(values.mean()), LEAST_SIZE)
             elif column.sized:
-                sizes[name] = float(np.exp(np.log(values).mean()))
+                sizes[name] = typical_size(column.distribution(), values)
     return schema.with_scaling(scaling, sizes)
 
 
