@@ -54,9 +54,13 @@ def get_config(preset: str = "choose") -> ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
     config: Any = sections.start("files", **dataclasses.asdict(Files()))
-
     config.eval = ConfigDict()
     config.eval.tasks = ("fill_10", "fill_50", "fill_blocks", "forecast")
+    return complete(config, preset)
+
+
+def complete(config: Any, preset: str) -> ConfigDict:
+    """Adds models, training and evaluation to a configuration of data and `eval.tasks`."""
     config.eval.select = "loss"  # epochs by the likelihood of the validation part
     config.eval.draws = 100  # posterior samples; 95 % intervals need 39
     config.eval.calibrate = True  # intervals, on the validation part

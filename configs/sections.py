@@ -16,6 +16,7 @@ def start(data: str, **fields: Any) -> ConfigDict:
         **fields: of the data set.
     """
     config: Any = ConfigDict()
+    config.modules = ()  # of your own, imported first: they register likelihoods or data sets
     config.seed = 0
     config.seeds = 1  # so many models at once, of seeds from `seed` on
     config.data = ConfigDict({"name": data, **fields})

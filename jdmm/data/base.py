@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jdmm.data.modality import Modality, check_series, images_of
+from jdmm.data.scaling import Standardise
+from jdmm.data.streaming import SeriesSource
 from jdmm.data.tasks import STANDARD_TASKS, Task
 from jdmm.errors import InputError
 from jdmm.likelihoods import Categorical
@@ -29,17 +31,25 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        series: what is observed.
+        series: what is observed, in memory.
         truth: modality -> ``(batch, time, feature)`` values without noise, which predictions are
             scored against beside the observed ones; None where they are not known.
         second: modality -> ``(batch, time, feature)`` of a second observation of the same series
             with noise of its own. The intervals of a task that hides nothing are scored on it; None
             where there is none.
+        source: the training series, where memory does not hold them; `series` are then a part of
+            them. None if `series` are all.
     """
 
     series: Series
     truth: Mapping[str, np.ndarray] | None = None
     second: Mapping[str, np.ndarray] | None = None
+    source: SeriesSource | None = None
+
+    @property
+    def training(self) -> Series | SeriesSource:
+        """What models are trained on."""
+        return self.series if self.source is None else self.source
 
     def check(self, modalities: tuple[Modality, ...], inputs: int = 0) -> None:
         """Checks the arrays against the modalities and the number of inputs.
@@ -84,8 +94,9 @@ class Dataset(abc.ABC):
     """A data set: its series, their modalities, the tasks on them, and how they are drawn.
 
     A subclass is a frozen dataclass. Its fields are those of the section `data` of a configuration,
-    and `jdmm.data.datasets` gives it a name. Series are arrays in memory; with
-    `TrainSettings.streamed` the devices hold one batch at a time.
+    and `jdmm.data.datasets` gives it a name. Series are arrays in memory, but training series may
+    be read when they are needed (`Split.source`); with `TrainSettings.streamed` the devices hold
+    one batch at a time.
 
     Attributes:
         locations: fields that say where data are kept. They may change between two runs of the
@@ -120,6 +131,11 @@ class Dataset(abc.ABC):
                 f"expected {type(self).__name__} to override example_inputs, since it has inputs, "
                 "got the default"
             )
+        return None
+
+    @property
+    def scaling(self) -> Standardise | None:
+        """How its series were scaled, which `infer` and `sample` undo; None if they were not."""
         return None
 
     @property

@@ -2,10 +2,11 @@
 
 A file of series holds one array per modality, ``(batch, time, feature)``, or ``(batch, time)`` for
 one feature; NaN means missing. It may also hold boolean masks ``<modality>_observed`` of the same
-shapes, and ``lengths``, ``(batch,)`` whole numbers: the time steps of each padded series. For a
-model with inputs it holds ``inputs``, ``(batch, time, input)``, which are known at all steps. A
-modality of the model that the file lacks is missing throughout. Images may have their own shape,
-``(batch, time, height, width, channel)``, and be bytes.
+shapes, or ``(batch, time)`` for all features of a step, and ``lengths``, ``(batch,)`` whole
+numbers: the time steps of each padded series. For a model with inputs it holds ``inputs``,
+``(batch, time, input)``, which are known at all steps. A modality of the model that the file lacks
+is missing throughout. Images may have their own shape, ``(batch, time, height, width, channel)``,
+and be bytes.
 """
 
 import difflib
@@ -49,8 +50,15 @@ def read_npz(
     try:
         arrays = load_arrays(Path(path))
         for modality in modalities:
-            if modality.image is not None and modality.name in arrays:
-                arrays[modality.name] = _pixels(arrays[modality.name], modality.image)
+            name = modality.name
+            if name not in arrays:
+                continue
+            if name + MASK in arrays:
+                arrays[name + MASK] = whole_mask(name, arrays[name + MASK], arrays[name].shape)
+            if modality.image is not None:
+                arrays[name] = _pixels(arrays[name], modality.image)
+                if name + MASK in arrays:
+                    arrays[name + MASK] = arrays[name + MASK].reshape(arrays[name].shape)
         known = arrays.pop(INPUTS, None) if inputs else None
         if inputs and (known is None or known.ndim != 3 or known.shape[-1] != inputs):
             got = "none" if known is None else known.shape
@@ -60,6 +68,21 @@ def read_npz(
         return series
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def whole_mask(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of an array of a shape, from one of its shape or of its first axes.
+
+    Raises:
+        InputError: for a mask of another type or shape.
+    """
+    if mask.dtype != bool:
+        raise InputError(f"expected booleans in {name + MASK!r}, got {mask.dtype}: convert it")
+    if mask.ndim < 2 or mask.shape != shape[: mask.ndim]:
+        raise InputError(
+            f"expected {name + MASK!r} of shape {shape} or {shape[:2]}, got {mask.shape}"
+        )
+    return np.broadcast_to(mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim)), shape)
 
 
 def _pixels(images: np.ndarray, image: Image) -> np.ndarray:
@@ -126,11 +149,9 @@ def _series(
     for name in present:
         _check_array(name, arrays[name], modalities[name])
     masks = {name: arrays[name + MASK] for name in modalities if name + MASK in arrays}
-    for name, mask in masks.items():
+    for name in masks:
         if name not in present:
             raise InputError(f"expected {name!r} beside {name + MASK!r}: add it, or leave both out")
-        if mask.dtype != bool:
-            raise InputError(f"expected booleans in {name + MASK!r}, got {mask.dtype}: convert it")
 
     shape = arrays[present[0]].shape[:2]
     values = {

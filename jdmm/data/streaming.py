@@ -107,6 +107,23 @@ class SeriesFile(SeriesSource):
             ) from error
 
 
+class Rows(SeriesSource):
+    """Some of the series of another source."""
+
+    def __init__(self, source: SeriesSource, rows: np.ndarray) -> None:
+        """Keeps both; reads nothing."""
+        self._source, self._rows = source, rows
+
+    @property
+    def batch(self) -> int:
+        """Number of these series."""
+        return len(self._rows)
+
+    def take(self, rows: np.ndarray) -> Series:
+        """The series at `rows` of them."""
+        return self._source.take(self._rows[rows])
+
+
 class Scaled(SeriesSource):
     """The series of another source, scaled as they are read."""
 

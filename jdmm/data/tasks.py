@@ -78,6 +78,26 @@ def conditional_generation(given: Sequence[str], shown: float = 0.25) -> Task:
     return generation
 
 
+def without(name: str) -> Task:
+    """A task that hides one modality, which the others are to generate.
+
+    Args:
+        name: of the modality.
+
+    Raises:
+        InputError: when the task is used, if the series lack it.
+    """
+
+    def hidden(key: jax.Array, series: Series) -> Keep:
+        del key
+        if name not in series.values:
+            raise InputError(f"expected a modality among {list(series.values)}, got {name!r}")
+        every = corruption.segment(series, 0.0, 1.0)
+        return {other: every & (other != name) for other in series.values}
+
+    return hidden
+
+
 def fill_values(fraction: float, known: Sequence[str] = ()) -> Task:
     """A task that hides single values of each series, chosen at random over all features.
 

@@ -115,7 +115,8 @@ def candidate_config(config: Config, name: str) -> Config:
     cls = MODELS.get(str(model.get("name")), object)  # an unknown one is refused later
     unused = []
     if issubclass(cls, SelfFittingModel):  # without random numbers
-        own = ConfigDict({field: own[field] for field in settings.PROGRAM_FIELDS if field in own})
+        kept = (*settings.PROGRAM_FIELDS, settings.MODULES)
+        own = ConfigDict({field: own[field] for field in kept if field in own})
         own.update(seed=0, seeds=1)
         unused.append("select")
     if issubclass(cls, ExactLikelihood):

@@ -43,7 +43,7 @@ def evaluate(
     directories = seed_dirs(experiment.seeds, workdir)
     epochs = 1.0
     if experiment.training is not None:
-        schedule = Schedule(experiment.training, data["train"].series.batch)
+        schedule = Schedule(experiment.training, data["train"].training.batch)
         epochs = max(trained.steps / schedule.steps_per_epoch, 1.0)
     each = []
     for row, (seed, directory) in enumerate(directories.items()):

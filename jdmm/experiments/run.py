@@ -23,7 +23,7 @@ from jdmm.data.tables.files import Files
 from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError
-from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction, predict_all
+from jdmm.evaluation.prediction import UNCALIBRATED, Calibration, Prediction
 from jdmm.evaluation.tables import predicted_columns
 from jdmm.experiments import settings
 from jdmm.experiments.choose import CANDIDATES, choose_and_evaluate
@@ -34,6 +34,7 @@ from jdmm.experiments.train import restore, seed_dirs, train
 from jdmm.models.base import Variables
 from jdmm.plotting import style
 from jdmm.training import parallel
+from jdmm.training.fitted import FittedModel
 from jdmm.training.parallel import Devices
 
 PathLike = str | os.PathLike[str]
@@ -108,6 +109,8 @@ def sample_workdir(
     variables = trained.of_seed(trained.best_row)
     key = jax.random.key(seed)
     means, samples = jax.device_get(_sample(experiment, variables, key, count, num_steps, reverse))
+    if (scaling := experiment.dataset.scaling) is not None:
+        means, samples = scaling.undo(means), scaling.undo(samples)
     arrays = samples | {f"{name}_mean": mean for name, mean in means.items()}
     write_npz(output or workdir / "samples.npz", arrays)
     title = "Samples from the prior, without emission noise" + ", backward" * reverse
@@ -143,14 +146,12 @@ def infer_file(
     series = read_npz(source, experiment.model.modalities, experiment.model.inputs)
     series = series.pad(before, after)
     variables, calibration = _best(experiment, Path(workdir))
-    prediction = predict_all(
-        experiment.model,
-        variables,
-        series,
-        jax.random.key(seed),
-        experiment.evaluation.draws,
-        batch_size=experiment.evaluation.batch_size,
-        calibration=calibration,
+    fitted = FittedModel(
+        experiment.model, variables, calibration=calibration, scaling=experiment.dataset.scaling
+    )
+    evaluation = experiment.evaluation
+    prediction = fitted.predict(
+        series, seed=seed, num_samples=evaluation.draws, batch_size=evaluation.batch_size
     )
     arrays = {
         f"{name}_{kind}": array

@@ -4,6 +4,7 @@ Only mistakes in the configuration become an `InputError`. Any other exception i
 """
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from jdmm.data import corruption
 from jdmm.data.base import SPLITS, Dataset, Split
 from jdmm.data.corruption import Withheld
 from jdmm.data.datasets import DATASETS
-from jdmm.errors import InputError
+from jdmm.errors import InputError, one_line
 from jdmm.fields import check_section, checked_fields, from_fields
 from jdmm.files import write_text
 from jdmm.models import MODELS
@@ -26,6 +27,9 @@ from jdmm.models.base import Config, ExactLikelihood, Model, SelfFittingModel, c
 from jdmm.training.schedule import TrainSettings
 
 PROGRAM_FIELDS = ("seed", "seeds", "data", "model", "eval")
+MODULES = "modules"
+"""A field that may lack: names of Python modules that are imported first."""
+
 TOP_LEVEL_TRAINING = {"epochs": int, "batch_size": int, "learning_rate": float}
 TRAINING_FIELDS = (*TOP_LEVEL_TRAINING, "train")
 
@@ -114,18 +118,24 @@ class Experiment:
         """The splits of the data set, without what is withheld.
 
         Raises:
-            InputError: if the data cannot be read, or disagree with the modalities.
+            InputError: if the data cannot be read, or disagree with the modalities, or something is
+                to be withheld from series that memory does not hold.
         """
         splits = self.dataset.load()
         for split in splits.values():
             split.check(self.dataset.modalities, self.dataset.inputs)
         for number, name in enumerate(("train", "validation")):
             split = splits[name]
+            if split.source is not None and self.withheld != Withheld():
+                raise InputError(
+                    "expected data.withheld of zeros for training series that are read from a "
+                    "file when they are needed, got others: hide the values when you write it"
+                )
             kept: dict[str, Any] = dict.fromkeys(split.series.values, np.array(True))
             if self.withheld != Withheld():  # otherwise the masks take a second to compile
                 kept = corruption.withhold(jax.random.key(number), split.series, self.withheld)
             series = jax.device_get(split.series.hide(kept))
-            splits[name] = Split(series, split.truth, split.second)
+            splits[name] = dataclasses.replace(split, series=series)
         return {name: splits[name] for name in SPLITS}
 
 
@@ -143,13 +153,14 @@ def build(config: Config, workdir: Path | None = None) -> Experiment:
             value, naming the field.
     """
     _require(config, PROGRAM_FIELDS)
+    _import_modules(config)
     dataset, withheld = _build_dataset(config)
     dataset = dataset if workdir is None else dataset.in_workdir(workdir)
     model, sections = _build_model(config, dataset)
     evaluation = from_fields(EvalSettings, "eval", _section(config, "eval"))
     evaluation.check(dataset, model)
     training = None if isinstance(model, SelfFittingModel) else train_settings(config)
-    used = {*PROGRAM_FIELDS, *sections, *(TRAINING_FIELDS if training else ())}
+    used = {*PROGRAM_FIELDS, MODULES, *sections, *(TRAINING_FIELDS if training else ())}
     for name in config:
         if name not in used:
             raise InputError(
@@ -231,6 +242,23 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         nested = isinstance(value, Mapping)
         items += flat(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
     return items
+
+
+def _import_modules(config: Config) -> None:
+    """Imports the modules of a user, which register likelihoods or data sets.
+
+    Raises:
+        InputError: for one that cannot be imported.
+    """
+    given = {MODULES: config.get(MODULES, ())}
+    for name in check_section("", given, {MODULES: tuple[str, ...]})[MODULES]:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a module is a program and can raise any exception
+            raise InputError(
+                f"expected modules that can be imported, got {name!r} ({one_line(error)}): put it "
+                "beside main.py, or its folder on PYTHONPATH"
+            ) from error
 
 
 def _build_dataset(config: Config) -> tuple[Dataset, Withheld]:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from jdmm.compiling import Compilations
 from jdmm.data.base import Split
-from jdmm.errors import InputError, Interrupted
+from jdmm.data.streaming import SeriesSource
+from jdmm.errors import InputError, Interrupted, UnsuitableDataError
 from jdmm.experiments import settings
 from jdmm.experiments.logs import MetricsLog
 from jdmm.experiments.settings import Experiment
@@ -73,7 +74,7 @@ def train(
         Interrupted: after SIGTERM, once a checkpoint is written.
         PeerLost: if another process of the job is gone.
     """
-    model, series = experiment.model, data["train"].series
+    model, series = experiment.model, data["train"].training
     devices = devices or Devices.available()
     check_training(experiment, data, devices)
     if parallel.is_primary():
@@ -100,7 +101,7 @@ def check_training(experiment: Experiment, data: dict[str, Split], devices: Devi
     """
     if not isinstance(experiment.model, SelfFittingModel):
         model, training = _trainable(experiment)
-        loop.check_training(model, data["train"].series, training, devices)
+        loop.check_training(model, data["train"].training, training, devices)
 
 
 def restore(experiment: Experiment, workdir: Path) -> Trained:
@@ -110,7 +111,7 @@ def restore(experiment: Experiment, workdir: Path) -> Trained:
         InputError: if there is no checkpoint, or it cannot be read.
     """
     if isinstance(experiment.model, SelfFittingModel):
-        return _fit(experiment.model, experiment.load()["train"].series)
+        return _fit(experiment.model, experiment.load()["train"].training)
     model, training = _trainable(experiment)
     example = unobserved_series(model.modalities, 1, 1, model.inputs)
     like = loop.initial_progress(model, example, training, experiment.seeds)
@@ -128,8 +129,17 @@ def seed_dirs(seeds: list[int], workdir: Path) -> dict[int, Path]:
     return {seed: workdir / f"seed-{seed}" for seed in seeds}
 
 
-def _fit(model: SelfFittingModel, series: Series) -> Trained:
-    """Fits a model, which takes seconds; so nothing is kept."""
+def _fit(model: SelfFittingModel, series: Series | SeriesSource) -> Trained:
+    """Fits a model, which takes seconds; so nothing is kept.
+
+    Raises:
+        UnsuitableDataError: for series that memory does not hold.
+    """
+    if isinstance(series, SeriesSource):
+        raise UnsuitableDataError(
+            f"expected series in memory for {type(model).__name__}, which fits itself, got a file "
+            "of series: give a part of them as .npz, or choose another model"
+        )
     began = time.perf_counter()
     with tqdm(unit="iteration", disable=None if parallel.is_primary() else True) as bar:
 
@@ -194,7 +204,7 @@ def _run_epochs(
 ) -> None:
     """Trains to the end, with logs and checkpoints, or until SIGTERM."""
     model, training = _trainable(experiment)
-    primary, series = parallel.is_primary(), data["train"].series
+    primary, series = parallel.is_primary(), data["train"].training
     compilations = Compilations()
     score = validation_scorer(
         experiment.evaluation, experiment.dataset, model, data["validation"].series

@@ -83,7 +83,10 @@ BAD = {
     "times differ": ({"x": X, "y": Y[:, :2]}, "same series"),
     "infinity": ({"x": X * np.inf}, "infinity at"),
     "mask of numbers": ({"x": X, "x_observed": X}, "booleans in 'x_observed', got float64"),
-    "mask of another shape": ({"x": X, "x_observed": X[:2] > 0}, "mask of shape"),
+    "mask of another shape": (
+        {"x": X, "x_observed": X[:2] > 0},
+        r"'x_observed' of shape \(3, 4, 1\)",
+    ),
     "mask alone": ({"x": X, "y_observed": Y > 0}, "expected 'y' beside 'y_observed'"),
     "fractional lengths": ({"x": X, "lengths": np.array([1.0, 2.5, 3.0])}, "whole numbers"),
     "too few lengths": ({"x": X, "lengths": np.array([1, 2])}, "3 whole numbers"),

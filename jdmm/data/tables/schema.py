@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ import numpy as np
 from jdmm.data.modality import Modality
 from jdmm.data.tables.steps import Step
 from jdmm.data.tables.transforms import TRANSFORMS
-from jdmm.errors import InputError, one_line
+from jdmm.errors import InputError
 from jdmm.fields import checked_fields, from_fields
-from jdmm.files import write_text
+from jdmm.files import load_json, save_json
 from jdmm.likelihoods import (
     Bernoulli,
     Categorical,
@@ -367,12 +366,7 @@ class Schema:
         Raises:
             InputError: if the file cannot be written.
         """
-        try:
-            write_text(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{os.fspath(path)}: expected a file that can be written, got: {error.strerror}"
-            ) from error
+        save_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Schema":
@@ -381,11 +375,4 @@ class Schema:
         Raises:
             InputError: if it cannot be read or is no schema. The message begins with the path.
         """
-        try:
-            return cls.from_dict(json.loads(Path(path).expanduser().read_text()))
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{os.fspath(path)}: expected a schema in JSON, got: {one_line(error)}"
-            ) from error
+        return load_json(path, "a schema", cls.from_dict)

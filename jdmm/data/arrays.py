@@ -1,0 +1,335 @@
+"""The data set of a user's own series of several modalities."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from jdmm.data import tasks
+from jdmm.data.arrays_schema import ArraySchema, guess_modality
+from jdmm.data.base import SPLITS, Dataset, Split
+from jdmm.data.modality import Modality, check_series
+from jdmm.data.npz import INPUTS, LENGTHS, MASK, load_arrays, read_npz, whole_mask
+from jdmm.data.prepare import windows
+from jdmm.data.scaling import Standardise
+from jdmm.data.streaming import Rows, Scaled, SeriesFile, SeriesSource
+from jdmm.data.tasks import Task
+from jdmm.errors import InputError
+from jdmm.networks import Image
+from jdmm.networks.backgrounds import NONE
+from jdmm.networks.images import BATCH
+from jdmm.series import Series
+
+SCHEMA = "schema.json"
+"""What a work directory keeps."""
+
+LOOKED_AT = 1000
+"""Training series of a file of series that scaling, sizes and the guess of a schema follow from."""
+
+MANY = 20
+"""Series from which on their windows are split by series, and not by time."""
+
+
+@dataclass(frozen=True)
+class Arrays(Dataset):
+    """Series of several modalities in an .npz file, or in a file of `jdmm.write_series`.
+
+    The training series of a file of series stay there, and are read when they are needed. Values
+    that may be scaled are, by mean and standard deviation of the training series.
+
+    Attributes:
+        path: the file; one that does not end with .npz is a file of series. `jdmm.data.npz` says
+            what an .npz file holds.
+        schema: a JSON file that says what the modalities are; "" guesses it. See
+            `jdmm.data.arrays_schema`.
+        validation: a file of the validation series; "" takes them from `path`.
+        test: the same of the test series.
+        shares: of training, validation and test, as far as they are taken from `path`.
+        window: time steps of windows that the series of an .npz file are cut into; 0 leaves them
+            whole. Windows of 20 series or more are split by series, those of fewer by time.
+        scored_series: at most so many validation and test series are used, the first ones; 0 for
+            all. Memory holds them.
+        channels: of the convolutions of images.
+        normalisation: of these convolutions, "batch" or "group".
+        background: what decoders of images start from, "", "mean" or "recalled"; see
+            `Image.background`.
+
+    Raises:
+        InputError: for an impossible value.
+    """
+
+    path: str = ""
+    schema: str = ""
+    validation: str = ""
+    test: str = ""
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    window: int = 0
+    scored_series: int = 1000
+    channels: tuple[int, ...] = Image.channels
+    normalisation: str = BATCH
+    background: str = NONE
+    locations: ClassVar[tuple[str, ...]] = ("path", "schema", "validation", "test")
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if min(self.shares) <= 0 or not np.isclose(sum(self.shares), 1, atol=1e-6):
+            raise InputError(
+                f"expected positive data.shares with sum 1, got {', '.join(map(str, self.shares))}"
+            )
+        if self.window < 0 or self.window == 1:
+            raise InputError(
+                f"expected data.window of 0 (whole series) or at least 2 steps, got {self.window}"
+            )
+        if self.scored_series < 0:
+            raise InputError(
+                f"expected data.scored_series of at least 0 (all), got {self.scored_series}"
+            )
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those of the schema, with the sizes of its counts. One that is not given is guessed."""
+        return self._build(self.fitted_schema)
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs in the file."""
+        return self.known_schema.inputs
+
+    def example_inputs(self, num_steps: int) -> np.ndarray | None:
+        """Those of the first training series.
+
+        Raises:
+            InputError: for more steps than it has.
+        """
+        if not self.inputs:
+            return None
+        series = self._part("train")
+        first = series.take(np.arange(1))
+        if num_steps > int(first.lengths[0]):
+            raise InputError(
+                f"expected at most the {int(first.lengths[0])} steps of the first training series, "
+                f"whose inputs drive the samples, got {num_steps}"
+            )
+        return np.asarray(first.inputs)[0, :num_steps]
+
+    @property
+    def scaling(self) -> Standardise:
+        """By the training series."""
+        return self.fitted_schema.scaling
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Fill values and blocks, extrapolate, and generate each modality from the others."""
+        return {
+            "fill_10": tasks.fill_values(0.1),
+            "fill_50": tasks.fill_values(0.5),
+            "drop_half": tasks.drop_half,
+            "forward_extrapolation": tasks.forward_extrapolation,
+            "backward_extrapolation": tasks.backward_extrapolation,
+            "reconstruction": tasks.reconstruction,
+            **{f"without_{name}": tasks.without(name) for name in self.known_schema.modalities},
+        }
+
+    @functools.cached_property
+    def known_schema(self) -> ArraySchema:
+        """The schema as given or guessed; with mean and sd only if the given one has them."""
+        if self.schema:
+            return ArraySchema.load(self.schema)
+        return _guess(Path(self._path).expanduser())
+
+    @functools.cached_property
+    def fitted_schema(self) -> ArraySchema:
+        """The schema with mean, sd and sizes of the training series."""
+        if self.known_schema.fitted:
+            return self.known_schema
+        return self.known_schema.fit(_some(self._part("train"), LOOKED_AT))
+
+    def in_workdir(self, workdir: Path) -> "Arrays":
+        """The data set with the schema that the work directory keeps.
+
+        Raises:
+            InputError: if it cannot be read, was edited, or `schema` is another one.
+        """
+        kept = workdir / SCHEMA
+        if not kept.exists():
+            return self
+        elsewhere = f"give it as --config.data.schema with another --workdir than {workdir}"
+        own = ArraySchema.load(kept)
+        if not own.fitted:
+            raise InputError(f"{kept}: expected mean and sd, which training wrote: {elsewhere}")
+        if self.schema:
+            given = ArraySchema.load(self.schema)
+            if given != (own if given.fitted else own.without_fit()):
+                raise InputError(
+                    f"{self.schema}: expected the schema of {kept}, got another one: {elsewhere}"
+                )
+        return dataclasses.replace(self, schema=str(kept))
+
+    def keep(self, workdir: Path) -> None:
+        """Writes the schema with mean, sd and sizes."""
+        self.fitted_schema.save(workdir / SCHEMA)
+
+    def describe(self) -> list[str]:
+        """The schema, and how many series each part has."""
+        lines = [f"{self.path}: {'given' if self.schema else 'guessed'} schema"]
+        for name, own in self.known_schema.modalities.items():
+            form = f"images of {own.image}" if own.image else f"features {own.features}"
+            lines.append(f"  {name}: {own.likelihood}, {form}")
+        if self.inputs:
+            lines.append(f"  {self.inputs} inputs, which drive the dynamics")
+        counts = (f"{name} {self._part(name).batch}" for name in SPLITS)
+        kind = f"windows of {self.window} steps" if self.window else "series"
+        return [*lines, f"  {kind}: {', '.join(counts)}"]
+
+    def load(self) -> dict[str, Split]:
+        """The splits, scaled.
+
+        Raises:
+            InputError: if a file cannot be read, does not fit the schema, or has too few series.
+        """
+        splits = {}
+        for name in SPLITS:
+            part, source = self._part(name), None
+            if name == "train" and isinstance(part, Series):
+                series = part
+            else:
+                count = LOOKED_AT if name == "train" else self.scored_series or part.batch
+                series = _some(part, count)
+            if name == "train" and isinstance(part, SeriesSource):
+                source = Scaled(part, self.scaling)
+            floats = jax.device_get(series.as_float())
+            splits[name] = Split(self.scaling.apply(floats), source=source)
+        return splits
+
+    @property
+    def _path(self) -> str:
+        if not self.path:
+            raise InputError(
+                "expected data.path, got none: set --config.data.path to an .npz file or a file of "
+                "jdmm.write_series"
+            )
+        return self.path
+
+    def _build(self, schema: ArraySchema) -> tuple[Modality, ...]:
+        return schema.build(
+            channels=self.channels, normalisation=self.normalisation, background=self.background
+        )
+
+    def _part(self, name: str) -> Series | SeriesSource:
+        """The series of a split as the files have them."""
+        return self._parts[name]
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, Series | SeriesSource]:
+        """Split -> its series, those of files of series on disk."""
+        own = {name: path for name in SPLITS[1:] if (path := getattr(self, name))}
+        found = {name: self._read(path)[0] for name, path in own.items()}
+        series, position = self._read(self._path)
+        rest = [name for name in SPLITS if name not in own]
+        shares = np.array([self.shares[SPLITS.index(name)] for name in rest])
+        edges = np.cumsum(shares / shares.sum())[:-1]
+        which = np.searchsorted(edges, position, side="right")
+        for place, name in enumerate(rest):
+            rows = np.flatnonzero(which == place)
+            if not rows.size:
+                raise InputError(
+                    f"{self.path}: expected at least one series for {name}, got "
+                    f"{series.batch} series in all: choose other data.shares, set data.window, or "
+                    f"give data.{name if name != 'train' else 'test'}"
+                )
+            found[name] = series.take(rows) if isinstance(series, Series) else Rows(series, rows)
+        return {name: found[name] for name in SPLITS}
+
+    def _read(self, path: str) -> tuple[Series | SeriesSource, np.ndarray]:
+        """The series of a file, and the position of each among all, from 0 to 1."""
+        modalities, inputs = self._build(self.known_schema), self.inputs
+        where = Path(path).expanduser()
+        if where.suffix != ".npz":
+            if self.window:
+                raise InputError(
+                    f"expected data.window=0 for the file of series {path}, got {self.window}: cut "
+                    "the series when you write it"
+                )
+            source = SeriesFile(where)
+            try:
+                check_series(modalities, source.take(np.arange(1)), inputs)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            return source, _shuffled(source.batch)
+        series = read_npz(where, modalities, inputs)
+        if not self.window:
+            return series, _shuffled(series.batch)
+        cut = windows(series, self.window, drop_empty=True)
+        if series.batch >= MANY:
+            return cut.series, _shuffled(series.batch)[cut.source]
+        middle = cut.start + cut.series.lengths / 2
+        return cut.series, middle / series.lengths[cut.source]
+
+
+def _shuffled(count: int) -> np.ndarray:
+    """A position from 0 to 1 for each of so many series, in an order that is always the same."""
+    return (np.random.default_rng(0).permutation(count) + 0.5) / count
+
+
+def _some(series: Series | SeriesSource, count: int) -> Series:
+    """The first series, in memory."""
+    return series.take(np.arange(min(count, series.batch)))
+
+
+def _guess(path: Path) -> ArraySchema:
+    """The schema that a file seems to have.
+
+    Raises:
+        InputError: if the file cannot be read, or holds bytes whose shape it does not say.
+    """
+    if path.suffix == ".npz":
+        try:
+            arrays = load_arrays(path)
+            return _guess_arrays(arrays)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    part = _some(SeriesFile(path), LOOKED_AT)
+    for name, values in part.values.items():
+        if values.dtype == np.uint8:
+            raise InputError(
+                f"{path}: expected a schema for modality {name!r}, whose bytes are images of a "
+                "shape that the file does not say: set --config.data.schema"
+            )
+    modalities = {
+        name: guess_modality(values, np.asarray(part.observed[name]))
+        for name, values in part.values.items()
+    }
+    return ArraySchema(modalities, part.num_inputs)
+
+
+def _guess_arrays(arrays: Mapping[str, np.ndarray]) -> ArraySchema:
+    """The schema of the arrays of an .npz file."""
+    names = [
+        name
+        for name in arrays
+        if name not in (INPUTS, LENGTHS)
+        and not (name.endswith(MASK) and name.removesuffix(MASK) in arrays)
+    ]
+    modalities = {}
+    for name in names:
+        values = arrays[name]
+        if values.ndim not in (2, 3, 5) or values.dtype.kind not in "fiub":
+            raise InputError(
+                f"expected numbers of shape (batch, time), (batch, time, feature) or (batch, time, "
+                f"height, width, channel) in {name!r}, got {values.dtype} of shape {values.shape}"
+            )
+        observed = np.ones(values.shape, bool)
+        if name + MASK in arrays:
+            observed &= whole_mask(name, arrays[name + MASK], values.shape)
+        if LENGTHS in arrays:
+            inside = np.arange(values.shape[1]) < arrays[LENGTHS][:, None]
+            observed &= whole_mask(LENGTHS, inside, values.shape)
+        modalities[name] = guess_modality(values, observed)
+    inputs = arrays[INPUTS].shape[-1] if INPUTS in arrays else 0
+    return ArraySchema(modalities, inputs)
