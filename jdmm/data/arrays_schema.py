@@ -246,8 +246,8 @@ class ArraySchema:
 def guess_modality(values: np.ndarray, observed: np.ndarray) -> ArrayModality:
     """What an array of a file of series seems to hold.
 
-    Values of 0 and 1 are binary. Whole numbers (of an integer type) from 0 to 49, with one feature,
-    are classes. Other values are numbers. Images are recognised by their shape.
+    Whole numbers (of an integer type) from 0 to 49, with one feature, are classes. Other values of
+    0 and 1 are binary, and the rest are numbers. Images are recognised by their shape.
 
     Args:
         values: ``(batch, time)``, ``(batch, time, feature)``, or ``(batch, time, height, width,
@@ -262,8 +262,8 @@ def guess_modality(values: np.ndarray, observed: np.ndarray) -> ArrayModality:
     if not known.size:
         return ArrayModality("normal", features, image)
     least, most = known.min(), known.max()
+    if kind in "iu" and not image and features == 1 and 0 <= least <= most < MAX_CLASSES:
+        return ArrayModality(f"categorical(classes={max(int(most) + 1, 2)})")
     if np.isin(known, (0, 255 if image and kind == "u" else 1)).all():
         return ArrayModality("bernoulli", features, image)
-    if kind in "iu" and not image and features == 1 and 0 <= least <= most < MAX_CLASSES:
-        return ArrayModality(f"categorical(classes={int(most) + 1})")
     return ArrayModality("normal", features, image)

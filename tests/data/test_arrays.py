@@ -60,6 +60,9 @@ GUESSES = {
     "several features": (np.zeros((1, 2, 3)) + 0.5, ArrayModality(features=3)),
     "truth values": (np.array([[True, False]]), ArrayModality("bernoulli")),
     "zeros and ones": (np.array([[0.0, 1.0, np.nan]]), ArrayModality("bernoulli")),
+    "two classes": (np.array([[0, 1]]), ArrayModality("categorical(classes=2)")),
+    "one class": (np.array([[0, 0]]), ArrayModality("categorical(classes=2)")),
+    "binary features": (np.array([[[0, 1]]]), ArrayModality("bernoulli", 2)),
     "classes": (np.array([[0, 4, 2]]), ArrayModality("categorical(classes=5)")),
     "large whole numbers": (np.array([[0, 70]]), ArrayModality()),
     "negative whole numbers": (np.array([[-1, 3]]), ArrayModality()),
@@ -80,7 +83,8 @@ def test_an_array_says_what_it_holds(values, wanted):
 
 def test_what_is_masked_has_no_part_in_the_guess():
     values = np.array([[0, 99]])
-    assert guess_modality(values, np.array([[True, False]])) == ArrayModality("bernoulli")
+    found = guess_modality(values, np.array([[True, False]]))
+    assert found == ArrayModality("categorical(classes=2)")
 
 
 def test_a_file_says_what_its_arrays_are(path):
