@@ -13,6 +13,7 @@ import numpy as np
 from jdmm.data import tasks
 from jdmm.data.arrays_schema import ArraySchema, guess_modality
 from jdmm.data.base import SPLITS, Dataset, Split
+from jdmm.data.fitted_schema import SCHEMA
 from jdmm.data.modality import Modality, check_series
 from jdmm.data.npz import INPUTS, LENGTHS, MASK, load_arrays, read_npz, whole_mask
 from jdmm.data.prepare import windows
@@ -24,9 +25,6 @@ from jdmm.networks import Image
 from jdmm.networks.backgrounds import NONE
 from jdmm.networks.images import BATCH
 from jdmm.series import Series
-
-SCHEMA = "schema.json"
-"""What a work directory keeps."""
 
 LOOKED_AT = 1000
 """Training series of a file of series that scaling, sizes and the guess of a schema follow from."""
@@ -156,20 +154,7 @@ class Arrays(Dataset):
         Raises:
             InputError: if it cannot be read, was edited, or `schema` is another one.
         """
-        kept = workdir / SCHEMA
-        if not kept.exists():
-            return self
-        elsewhere = f"give it as --config.data.schema with another --workdir than {workdir}"
-        own = ArraySchema.load(kept)
-        if not own.fitted:
-            raise InputError(f"{kept}: expected mean and sd, which training wrote: {elsewhere}")
-        if self.schema:
-            given = ArraySchema.load(self.schema)
-            if given != (own if given.fitted else own.without_fit()):
-                raise InputError(
-                    f"{self.schema}: expected the schema of {kept}, got another one: {elsewhere}"
-                )
-        return dataclasses.replace(self, schema=str(kept))
+        return dataclasses.replace(self, schema=ArraySchema.kept_in(workdir, self.schema))
 
     def keep(self, workdir: Path) -> None:
         """Writes the schema with mean, sd and sizes."""

@@ -1,21 +1,19 @@
 """The schema of series in arrays: what each modality is, as JSON that users edit."""
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from jdmm.data.fitted_schema import FittedSchema
 from jdmm.data.modality import Modality, check_modalities
 from jdmm.data.scaling import Standardise, typical_size
 from jdmm.errors import InputError
 from jdmm.fields import checked_fields, from_fields
-from jdmm.files import load_json, save_json
 from jdmm.likelihoods import (
     Likelihood,
     Mixed,
@@ -108,7 +106,7 @@ class ArrayModality:
 
 
 @dataclass(frozen=True)
-class ArraySchema:
+class ArraySchema(FittedSchema):
     """What the arrays of a file of series hold.
 
     Attributes:
@@ -123,6 +121,7 @@ class ArraySchema:
     modalities: Mapping[str, ArrayModality]
     inputs: int = 0
     fitted: str = ""
+    statistics: ClassVar[str] = "mean, sd, sizes"
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -132,18 +131,7 @@ class ArraySchema:
             raise InputError(f"expected inputs of at least 0, got {self.inputs}")
         check_modalities(self.build())
         fits = any(own.mean or own.sd or own.sizes for own in self.modalities.values())
-        if (self.fitted or fits) and self.fitted != self.mark:
-            raise InputError(
-                "expected the schema that its mean and sd were fitted for, got an edited one: "
-                "remove mean, sd, sizes and fitted from it, give it as --config.data.schema, and "
-                "train in another --workdir"
-            )
-
-    @property
-    def mark(self) -> str:
-        """A digest of all that is not fitted."""
-        content = json.dumps(self.without_fit().to_dict(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.check_mark(fits)
 
     @property
     def scaling(self) -> Standardise:
@@ -224,23 +212,6 @@ class ArraySchema:
                 raise InputError(f"modality {name!r}: {error}") from error
         rest = {name: value for name, value in content.items() if name != "modalities"}
         return cls(modalities, **checked_fields(cls, "schema", rest, omit=("modalities",)))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the schema as JSON.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        save_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "ArraySchema":
-        """Reads a schema that `save` or a user wrote.
-
-        Raises:
-            InputError: if it cannot be read or is no schema. The message begins with the path.
-        """
-        return load_json(path, "a schema", cls.from_dict)
 
 
 def guess_modality(values: np.ndarray, observed: np.ndarray) -> ArrayModality:

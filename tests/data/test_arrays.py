@@ -244,7 +244,7 @@ def test_a_work_directory_keeps_the_schema(tmp_path, path, schema):
     workdir = tmp_path / "run"
     workdir.mkdir()
     dataset = Arrays(path, schema)
-    assert dataset.in_workdir(workdir) is dataset
+    assert dataset.in_workdir(workdir) == dataset
     dataset.keep(workdir)
     kept = Arrays("/nowhere.npz").in_workdir(workdir)
     assert kept.modalities == dataset.modalities

@@ -67,7 +67,7 @@ def test_columns_of_different_likelihoods(path, tmp_path):
     kept = Schema.load(tmp_path / "run" / "schema.json")
     assert (
         kept.columns["n"].size == 3.0
-        and kept.without_scaling() == schema
+        and kept.without_fit() == schema
         and kept.columns["a"].sd is not None
     )
 
@@ -101,7 +101,7 @@ def test_fewer_windows_are_scored_than_there_are(path):
 
 def test_a_work_directory_keeps_the_schema(path, tmp_path):
     data = Files(path, window=8)
-    assert data.in_workdir(tmp_path) is data
+    assert data.in_workdir(tmp_path) == data
     data.keep(tmp_path)
     kept = data.in_workdir(tmp_path)
     assert kept.fitted_schema == data.table.schema

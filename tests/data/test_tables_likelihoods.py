@@ -62,7 +62,7 @@ def test_sizes_are_those_of_the_table():
     assert fitted.columns["amount"].size == pytest.approx(np.exp(np.log(amount).mean()), rel=1e-6)
     parts = fitted.modalities[0].likelihood.parts
     assert parts[1] == Poisson(size=fitted.columns["visits"].size)
-    assert fitted.without_scaling() == SCHEMA
+    assert fitted.without_fit() == SCHEMA
     given = Schema({"visits": Column(likelihood="poisson(size=30.0)")})
     assert read_table(frame, given).schema.modalities[0].likelihood == Poisson(size=30)
     nothing = pl.DataFrame({"visits": [0, 0, 0]})

@@ -175,7 +175,7 @@ def test_a_study_summarises_it(finished):
         ({"count": 2.5}, "expected data.count to be a whole number, got 2.5"),
         (
             {"name": "sensor"},
-            "expected data.name among spirals, weizmann, files, sensors, got 'sensor'",
+            "expected data.name among spirals, weizmann, files, arrays, sensors, got 'sensor'",
         ),
     ],
 )

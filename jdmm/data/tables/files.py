@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from jdmm.data import tasks
 from jdmm.data.base import DRAWN, SPLITS, Dataset, Outcome, Split, draw_latents
+from jdmm.data.fitted_schema import SCHEMA
 from jdmm.data.modality import Modality
 from jdmm.data.tables.grid import Grid
 from jdmm.data.tables.schema import INPUTS, Schema
@@ -19,9 +20,6 @@ from jdmm.data.tables.table import Table, fitted_to, read_grid
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
 from jdmm.plotting import series as plots
-
-SCHEMA = "schema.json"
-"""What a work directory keeps."""
 
 BY_TIME, BY_SERIES, AUTO = "time", "series", "auto"
 
@@ -166,20 +164,7 @@ class Files(Dataset):
         Raises:
             InputError: if it cannot be read, was edited, or `schema` is another one.
         """
-        kept = workdir / SCHEMA
-        if not kept.exists():
-            return self
-        elsewhere = f"give it as --config.data.schema with another --workdir than {workdir}"
-        own = Schema.load(kept)
-        if not own.fitted:
-            raise InputError(f"{kept}: expected mean and sd, which training wrote: {elsewhere}")
-        if self.schema:
-            given = Schema.load(self.schema)
-            if given != (own if given.fitted else own.without_scaling()):
-                raise InputError(
-                    f"{self.schema}: expected the schema of {kept}, got another one: {elsewhere}"
-                )
-        return dataclasses.replace(self, schema=str(kept))
+        return dataclasses.replace(self, schema=Schema.kept_in(workdir, self.schema))
 
     def keep(self, workdir: Path) -> None:
         """Writes the schema with mean and sd."""

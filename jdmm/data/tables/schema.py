@@ -1,22 +1,20 @@
 """The schema of a table: what its columns are, as JSON that users edit."""
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from jdmm.data.fitted_schema import FittedSchema
 from jdmm.data.modality import Modality
 from jdmm.data.tables.steps import Step
 from jdmm.data.tables.transforms import TRANSFORMS
 from jdmm.errors import InputError
 from jdmm.fields import checked_fields, from_fields
-from jdmm.files import load_json, save_json
 from jdmm.likelihoods import (
     Bernoulli,
     Categorical,
@@ -176,7 +174,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Schema:
+class Schema(FittedSchema):
     """What a table holds.
 
     Attributes:
@@ -205,6 +203,7 @@ class Schema:
     missing: tuple[str | float, ...] = MISSING_WORDS
     calendar: tuple[str, ...] = ()
     fitted: str = ""
+    statistics: ClassVar[str] = "mean, sd, size"
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -253,18 +252,7 @@ class Schema:
                 "expected mean and sd in all scaled columns, and size in all that have one, or in "
                 "none, got some"
             )
-        if (self.fitted or True in scaled) and self.fitted != self.mark:
-            raise InputError(
-                "expected the schema that its mean and sd were fitted for, got an edited one: "
-                "remove mean, sd, size and fitted from it, give it as --config.data.schema, and "
-                "train in another --workdir"
-            )
-
-    @property
-    def mark(self) -> str:
-        """A digest of all that is not fitted."""
-        content = json.dumps(self.without_scaling().to_dict(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.check_mark(True in scaled)
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -321,7 +309,7 @@ class Schema:
         }
         return dataclasses.replace(self, columns=columns, fitted=self.mark)
 
-    def without_scaling(self) -> "Schema":
+    def without_fit(self) -> "Schema":
         """The schema before mean, sd and size are fitted."""
         columns = {
             name: dataclasses.replace(own, mean=None, sd=None, size=None)
@@ -359,20 +347,3 @@ class Schema:
                 raise InputError(f"column {name!r}: {error}") from error
         rest = {name: value for name, value in content.items() if name != "columns"}
         return cls(columns, **checked_fields(cls, "schema", rest, omit=("columns",)))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the schema as JSON.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        save_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Schema":
-        """Reads a schema that `save` or a user wrote.
-
-        Raises:
-            InputError: if it cannot be read or is no schema. The message begins with the path.
-        """
-        return load_json(path, "a schema", cls.from_dict)
