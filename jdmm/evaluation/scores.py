@@ -140,6 +140,8 @@ def score(
         "pixel_mse_<modality>": squared error per pixel of the same images.
         "hidden_ssim_<modality>", "hidden_pixel_mse_<modality>": the same of those that were hidden,
         where others were shown.
+        "crps_<modality>": the mean CRPS of one modality, where the numeric ones have different
+        likelihoods, so that their units may differ.
         "coverage50", "coverage80", "coverage95": share of the values of `interval_targets` within
         the central intervals of these levels; "crps": their mean CRPS, in the values' units; "nll":
         their mean negative log density, in nats per value, classes included.
@@ -165,6 +167,10 @@ def score(
             inside = np.abs(pit - 0.5) <= level / 2
             scores[f"coverage{round(100 * level)}"] = float(np.mean(inside))
         scores["crps"] = float(select(prediction.crps, counted, numbers).mean())
+        if len({m.likelihood for m in modalities if m.name in numbers}) > 1:
+            for name in numbers:
+                own = select(prediction.crps, counted, [name])
+                scores |= {f"crps_{name}": float(own.mean())} if own.size else {}
     log_prob = select(prediction.log_prob, counted, [*numbers, *classes])
     if log_prob.size:
         scores["nll"] = float(-log_prob.mean())

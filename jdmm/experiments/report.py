@@ -57,6 +57,7 @@ OF_MODALITY = {
     "hidden_pixel_mse": Column(
         "pixel MSE, hidden", 4, "squared error per pixel of the hidden images of {}"
     ),
+    "crps": Column("CRPS", 4, "continuous ranked probability score of {}"),
     "accuracy": Column("accuracy", 3, "share of the hidden classes of {} that are predicted"),
     "series_accuracy": Column(
         "accuracy by series",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jdmm import Bernoulli, Categorical, Modality, series_from_arrays
+from jdmm import Bernoulli, Categorical, Modality, Poisson, series_from_arrays
 from jdmm.data.base import Split
 from jdmm.evaluation import scores
 from jdmm.evaluation.images import ssim
@@ -67,6 +67,26 @@ def test_intervals_are_of_hidden_numbers_and_densities_of_all_hidden_values():
     only_labels = scores.score(prediction(X, LABEL), show(4, 3), Split(SERIES), MODALITIES)
     assert "crps" not in only_labels and "coverage95" not in only_labels
     assert only_labels["nll"] == pytest.approx(20.0)
+
+
+def test_numbers_of_different_likelihoods_have_scores_of_their_own():
+    """Counts and scaled numbers have different units."""
+    modalities = (Modality("x"), Modality("count", likelihood=Poisson()))
+    series = series_from_arrays({"x": X[..., 0], "count": LABEL})
+    crps = {"x": np.full((2, 4, 1), 0.5), "count": np.full((2, 4, 1), 30.0)}
+    own = prediction(X[..., :1], LABEL)._replace(
+        mean={name: np.asarray(series.values[name]) for name in crps},
+        pit={name: np.full((2, 4, 1), 0.5) for name in crps},
+        log_prob={name: np.full((2, 4, 1), -1.0) for name in crps},
+        crps=crps,
+    )
+    keep = np.arange(4)[None, :, None] < 2
+    found = scores.score(own, series.hide(dict.fromkeys(crps, keep)), Split(series), modalities)
+    assert (found["crps_x"], found["crps_count"], found["crps"]) == (0.5, 30.0, 15.25)
+    shown = series.hide({"x": keep, "count": keep | True})
+    assert "crps_count" not in scores.score(own, shown, Split(series), modalities)
+    alike = (Modality("x"), Modality("count"))
+    assert "crps_x" not in scores.score(own, shown, Split(series), alike)
 
 
 def test_without_a_second_observation_nothing_shown_is_scored_by_intervals():
