@@ -16,7 +16,7 @@ from jdmm.data.base import SPLITS, Dataset, Split
 from jdmm.data.fitted_schema import SCHEMA
 from jdmm.data.modality import Modality, check_series
 from jdmm.data.npz import INPUTS, LENGTHS, MASK, load_arrays, read_npz, whole_mask
-from jdmm.data.prepare import windows
+from jdmm.data.prepare import check_shares, windows
 from jdmm.data.scaling import Standardise
 from jdmm.data.streaming import Rows, Scaled, SeriesFile, SeriesSource
 from jdmm.data.tasks import Task
@@ -76,10 +76,7 @@ class Arrays(Dataset):
     def __post_init__(self) -> None:
         """Checks the values."""
         object.__setattr__(self, "channels", tuple(self.channels))
-        if min(self.shares) <= 0 or not np.isclose(sum(self.shares), 1, atol=1e-6):
-            raise InputError(
-                f"expected positive data.shares with sum 1, got {', '.join(map(str, self.shares))}"
-            )
+        check_shares("data.shares", self.shares)
         if self.window < 0 or self.window == 1:
             raise InputError(
                 f"expected data.window of 0 (whole series) or at least 2 steps, got {self.window}"

@@ -13,7 +13,6 @@ from jdmm.data.fitted_schema import FittedSchema
 from jdmm.data.modality import Modality, check_modalities
 from jdmm.data.scaling import Standardise, typical_size
 from jdmm.errors import InputError
-from jdmm.fields import checked_fields, from_fields
 from jdmm.likelihoods import (
     Likelihood,
     Mixed,
@@ -121,6 +120,8 @@ class ArraySchema(FittedSchema):
     modalities: Mapping[str, ArrayModality]
     inputs: int = 0
     fitted: str = ""
+    section: ClassVar[str] = "modalities"
+    entry: ClassVar[type] = ArrayModality
     statistics: ClassVar[str] = "mean, sd, sizes"
 
     def __post_init__(self) -> None:
@@ -194,24 +195,6 @@ class ArraySchema(FittedSchema):
         }
         content = {"modalities": modalities, "inputs": self.inputs, "fitted": self.fitted}
         return json.loads(json.dumps(content))
-
-    @classmethod
-    def from_dict(cls, content: Any) -> "ArraySchema":
-        """The inverse of `to_dict`.
-
-        Raises:
-            InputError: for an unknown field, one of another type, or an impossible value.
-        """
-        if not isinstance(content, Mapping) or not isinstance(content.get("modalities"), Mapping):
-            raise InputError("expected a schema with a section modalities, got something else")
-        modalities = {}
-        for name, given in content["modalities"].items():
-            try:
-                modalities[name] = from_fields(ArrayModality, f"modalities.{name}", given)
-            except InputError as error:
-                raise InputError(f"modality {name!r}: {error}") from error
-        rest = {name: value for name, value in content.items() if name != "modalities"}
-        return cls(modalities, **checked_fields(cls, "schema", rest, omit=("modalities",)))
 
 
 def guess_modality(values: np.ndarray, observed: np.ndarray) -> ArrayModality:

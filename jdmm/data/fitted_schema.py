@@ -4,10 +4,12 @@ import abc
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from jdmm.errors import InputError
+from jdmm.fields import checked_fields, from_fields
 from jdmm.files import load_json, save_json
 
 SCHEMA = "schema.json"
@@ -21,10 +23,14 @@ class FittedSchema(abc.ABC):
     an edited description does not have.
 
     Attributes:
+        section: the field that describes the parts of the file by name.
+        entry: the dataclass of one of them.
         statistics: the names of what is fitted, for messages.
     """
 
     fitted: str
+    section: ClassVar[str]
+    entry: ClassVar[type]
     statistics: ClassVar[str]
 
     @abc.abstractmethod
@@ -36,13 +42,24 @@ class FittedSchema(abc.ABC):
         """Plain values for JSON."""
 
     @classmethod
-    @abc.abstractmethod
     def from_dict(cls, content: Any) -> Self:
         """The inverse of `to_dict`.
 
         Raises:
             InputError: for an unknown field, one of another type, or an impossible value.
         """
+        section, entry = cls.section, cls.entry
+        if not isinstance(content, Mapping) or not isinstance(content.get(section), Mapping):
+            raise InputError(f"expected a schema with a section {section}, got something else")
+        entries = {}
+        for name, given in content[section].items():
+            try:
+                entries[name] = from_fields(entry, f"{section}.{name}", given)
+            except InputError as error:
+                raise InputError(f"{name!r} in {section}: {error}") from error
+        rest = {name: value for name, value in content.items() if name != section}
+        fields: Any = checked_fields(cls, "schema", rest, omit=(section,))
+        return cls(**{section: entries}, **fields)
 
     @property
     def mark(self) -> str:

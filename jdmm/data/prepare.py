@@ -123,6 +123,16 @@ def split(
     return tuple(series.take(part) for part in np.split(order, edges[:-1]))
 
 
+def check_shares(name: str, shares: Sequence[float]) -> None:
+    """Checks the shares of the parts of a data set.
+
+    Raises:
+        InputError: if they are not positive, or their sum is not 1.
+    """
+    if min(shares) <= 0 or not np.isclose(sum(shares), 1, atol=1e-6):
+        raise InputError(f"expected positive {name} with sum 1, got {', '.join(map(str, shares))}")
+
+
 def hold_out(
     series: Series, fraction: float, seed: int, blocks: int | None = None
 ) -> tuple[Series, Series]:

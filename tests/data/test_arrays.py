@@ -264,7 +264,7 @@ def test_a_work_directory_keeps_the_schema(tmp_path, path, schema):
 BAD_SCHEMAS = {
     "no modalities": ({}, "section modalities"),
     "none": ({"modalities": {}}, "at least one modality"),
-    "unknown field": ({"modalities": {"x": {"feature": 2}}}, "modality 'x': .*got 'feature'"),
+    "unknown field": ({"modalities": {"x": {"feature": 2}}}, "'x' in modalities: .*got 'feature'"),
     "unknown likelihood": ({"modalities": {"x": {"likelihood": "norm"}}}, "did you mean 'normal'"),
     "image": ({"modalities": {"x": {"image": [8, 8]}}}, "height, width and number of channels"),
     "features of an image": (

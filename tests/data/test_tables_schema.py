@@ -64,12 +64,12 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
     [
         ({"stepp": 1}, "expected schema fields among .*, got 'stepp'"),
         ({"columns": {}}, "at least one column"),
-        ({"columns": {"a": {"kind": 1}}}, "column 'a': expected columns.a fields among .* 'kind'"),
+        ({"columns": {"a": {"kind": 1}}}, "'a' in columns: expected columns.a fields among .* 'kind'"),
         (
             {"columns": {"a": {"likelihood": "posson"}}},
-            "column 'a': expected a likelihood among .*, got 'posson': did you mean 'poisson'",
+            "'a' in columns: expected a likelihood among .*, got 'posson': did you mean 'poisson'",
         ),
-        ({"columns": {"a": {"likelihood": "normal(sd=-1)"}}}, "column 'a': .* positive sd"),
+        ({"columns": {"a": {"likelihood": "normal(sd=-1)"}}}, "'a' in columns: .* positive sd"),
         ({"columns": {"a": {"likelihood": "mixed(normal)"}}}, "the likelihood of one column"),
         (
             {"columns": {"a": {"likelihood": "categorical(classes=2)"}}},

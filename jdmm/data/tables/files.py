@@ -14,6 +14,7 @@ from jdmm.data import tasks
 from jdmm.data.base import DRAWN, SPLITS, Dataset, Outcome, Split, draw_latents
 from jdmm.data.fitted_schema import SCHEMA
 from jdmm.data.modality import Modality
+from jdmm.data.prepare import check_shares
 from jdmm.data.tables.grid import Grid
 from jdmm.data.tables.schema import INPUTS, Schema
 from jdmm.data.tables.table import Table, fitted_to, read_grid
@@ -78,10 +79,7 @@ class Files(Dataset):
             raise InputError(f"expected data.window of at least 2 steps, got {self.window}")
         if self.train_windows < 1:
             raise InputError(f"expected data.train_windows of at least 1, got {self.train_windows}")
-        if min(self.shares) <= 0 or not np.isclose(sum(self.shares), 1, atol=1e-6):
-            raise InputError(
-                f"expected positive data.shares with sum 1, got {', '.join(map(str, self.shares))}"
-            )
+        check_shares("data.shares", self.shares)
         if self.split not in (AUTO, BY_TIME, BY_SERIES):
             raise InputError(
                 f"expected data.split among {AUTO}, {BY_TIME}, {BY_SERIES}, got {self.split!r}"

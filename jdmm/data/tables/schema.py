@@ -14,7 +14,6 @@ from jdmm.data.modality import Modality
 from jdmm.data.tables.steps import Step
 from jdmm.data.tables.transforms import TRANSFORMS
 from jdmm.errors import InputError
-from jdmm.fields import checked_fields, from_fields
 from jdmm.likelihoods import (
     Bernoulli,
     Categorical,
@@ -203,6 +202,8 @@ class Schema(FittedSchema):
     missing: tuple[str | float, ...] = MISSING_WORDS
     calendar: tuple[str, ...] = ()
     fitted: str = ""
+    section: ClassVar[str] = "columns"
+    entry: ClassVar[type] = Column
     statistics: ClassVar[str] = "mean, sd, size"
 
     def __post_init__(self) -> None:
@@ -329,21 +330,3 @@ class Schema(FittedSchema):
         }
         content = {own.name: getattr(self, own.name) for own in dataclasses.fields(self)}
         return json.loads(json.dumps(content | {"columns": columns}))
-
-    @classmethod
-    def from_dict(cls, content: Any) -> "Schema":
-        """The inverse of `to_dict`.
-
-        Raises:
-            InputError: for an unknown field, one of another type, or an impossible value.
-        """
-        if not isinstance(content, Mapping) or not isinstance(content.get("columns"), Mapping):
-            raise InputError("expected a schema with a section columns, got something else")
-        columns = {}
-        for name, given in content["columns"].items():
-            try:
-                columns[name] = from_fields(Column, f"columns.{name}", given)
-            except InputError as error:
-                raise InputError(f"column {name!r}: {error}") from error
-        rest = {name: value for name, value in content.items() if name != "columns"}
-        return cls(columns, **checked_fields(cls, "schema", rest, omit=("columns",)))
