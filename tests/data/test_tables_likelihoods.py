@@ -112,7 +112,7 @@ def test_a_registered_likelihood(monkeypatch, tmp_path):
     schema.save(tmp_path / "schema.json")
     assert Schema.load(tmp_path / "schema.json").modalities[0].likelihood == Skewed()
     monkeypatch.undo()
-    with pytest.raises(InputError, match="'a' in columns: .* got 'skewed': see register_likelihood"):
+    with pytest.raises(InputError, match="'a' in columns: .* 'skewed': see register_likelihood"):
         Schema.load(tmp_path / "schema.json")
 
 

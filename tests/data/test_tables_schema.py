@@ -64,7 +64,7 @@ def test_an_edited_schema_does_not_keep_its_scaling(tmp_path):
     [
         ({"stepp": 1}, "expected schema fields among .*, got 'stepp'"),
         ({"columns": {}}, "at least one column"),
-        ({"columns": {"a": {"kind": 1}}}, "'a' in columns: expected columns.a fields among .* 'kind'"),
+        ({"columns": {"a": {"kind": 1}}}, "'a' in columns: .*columns.a fields among .* 'kind'"),
         (
             {"columns": {"a": {"likelihood": "posson"}}},
             "'a' in columns: expected a likelihood among .*, got 'posson': did you mean 'poisson'",
