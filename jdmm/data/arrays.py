@@ -309,9 +309,14 @@ def _guess_arrays(arrays: Mapping[str, np.ndarray]) -> ArraySchema:
         observed = np.ones(values.shape, bool)
         if name + MASK in arrays:
             observed &= whole_mask(name, arrays[name + MASK], values.shape)
-        if LENGTHS in arrays:
+        if LENGTHS in arrays and arrays[LENGTHS].shape == values.shape[:1]:
             inside = np.arange(values.shape[1]) < arrays[LENGTHS][:, None]
             observed &= whole_mask(LENGTHS, inside, values.shape)
         modalities[name] = guess_modality(values, observed)
-    inputs = arrays[INPUTS].shape[-1] if INPUTS in arrays else 0
-    return ArraySchema(modalities, inputs)
+    if INPUTS not in arrays:
+        return ArraySchema(modalities)
+    if arrays[INPUTS].ndim != 3:
+        raise InputError(
+            f"expected {INPUTS!r} of shape (batch, time, input), got {arrays[INPUTS].shape}"
+        )
+    return ArraySchema(modalities, arrays[INPUTS].shape[-1])

@@ -135,14 +135,15 @@ def _build(config: Config, workdir: Path) -> tuple[dict[str, Experiment], dict[s
         raise InputError("expected no section 'model' beside 'candidates', got one")
     experiments: dict[str, Experiment] = {}
     outcomes: dict[str, Any] = {}
+    dataset = None  # which is read once
     for name in config[CANDIDATES]:
         try:
-            experiment = settings.build(candidate_config(config, name), workdir)
+            own = candidate_config(config, name)
+            experiments[name] = settings.build(own, workdir, dataset)
         except UnsuitableDataError as error:
             outcomes[name] = {"left_out": str(error)}
             continue
-        dataset = next(iter(experiments.values()), experiment).dataset  # which is read once
-        experiments[name] = replace(experiment, dataset=dataset)
+        dataset = experiments[name].dataset
     if not experiments:
         name, outcome = next(iter(outcomes.items()))
         raise InputError(

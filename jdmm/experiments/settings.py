@@ -139,7 +139,9 @@ class Experiment:
         return {name: splits[name] for name in SPLITS}
 
 
-def build(config: Config, workdir: Path | None = None) -> Experiment:
+def build(
+    config: Config, workdir: Path | None = None, dataset: Dataset | None = None
+) -> Experiment:
     """Checks a configuration and makes what it describes. Writes nothing.
 
     It reads data only where they decide the modalities.
@@ -147,6 +149,7 @@ def build(config: Config, workdir: Path | None = None) -> Experiment:
     Args:
         config: the configuration.
         workdir: where an earlier run may have kept what it knows of the data.
+        dataset: that of another experiment with the same section `data`, which is not read again.
 
     Raises:
         InputError: for a missing, unknown or unused field, one of another type, or an impossible
@@ -154,8 +157,9 @@ def build(config: Config, workdir: Path | None = None) -> Experiment:
     """
     _require(config, PROGRAM_FIELDS)
     _import_modules(config)
-    dataset, withheld = _build_dataset(config)
-    dataset = dataset if workdir is None else dataset.in_workdir(workdir)
+    own, withheld = _build_dataset(config)
+    if dataset is None:
+        dataset = own if workdir is None else own.in_workdir(workdir)
     model, sections = _build_model(config, dataset)
     evaluation = from_fields(EvalSettings, "eval", _section(config, "eval"))
     evaluation.check(dataset, model)

@@ -298,6 +298,23 @@ BAD_FILES = {
         {},
         r"'x_observed' of shape \(9, 9\)",
     ),
+    "lengths": (
+        {"x": RANDOM.normal(size=(9, 9)), "lengths": np.array(3)},
+        {},
+        "expected 9 whole numbers as lengths",
+    ),
+    "inputs": (
+        {"x": RANDOM.normal(size=(9, 9)), "inputs": np.array(3.0)},
+        {},
+        r"'inputs' of shape \(batch, time, input\), got \(\)",
+    ),
+    "no series": ({"x": np.zeros((0, 4))}, {}, "expected series of one step or more"),
+    "no features": ({"x": np.zeros((4, 4, 0))}, {}, "at least 1 feature"),
+    "an empty series": (
+        {"x": np.where(np.arange(9)[:, None], RANDOM.normal(size=(9, 9)), np.nan)},
+        {},
+        "every series to have an observed value",
+    ),
     "schema": ({"y": RANDOM.normal(size=(9, 9))}, {"schema": True}, "got 'y'"),
     "shares": ({}, {"shares": (0.5, 0.5, 0.5)}, "positive data.shares with sum 1"),
     "window": ({}, {"window": 1}, "data.window of 0"),
