@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import files, sections
-from jdmm.data.arrays import Arrays
+from jdmm.data.arrays.dataset import Arrays
 
 PRESETS = (*files.PRESETS, "images")
 

@@ -1,6 +1,6 @@
 """The data sets by the name in `config.data.name`."""
 
-from jdmm.data.arrays import Arrays
+from jdmm.data.arrays.dataset import Arrays
 from jdmm.data.base import Dataset
 from jdmm.data.spirals import Spirals
 from jdmm.data.tables.files import Files

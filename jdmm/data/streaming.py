@@ -141,6 +141,11 @@ class Scaled(SeriesSource):
         return self._scaling.apply(self._source.take(rows))
 
 
+def first_series(series: Series | SeriesSource, count: int) -> Series:
+    """The first `count` series, or all if there are fewer, in memory."""
+    return series.take(np.arange(min(count, series.batch)))
+
+
 def write_series(
     path: str | os.PathLike[str],
     series: Series | Iterable[Series],

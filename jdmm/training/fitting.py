@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from jdmm.data.corruption import Deletions
 from jdmm.data.scaling import Standardise, scalable, warn_unscaled
-from jdmm.data.streaming import Scaled, SeriesSource
+from jdmm.data.streaming import Scaled, SeriesSource, first_series
 from jdmm.errors import InputError
 from jdmm.models.base import GradientModel, Model, SelfFittingModel
 from jdmm.series import Series
@@ -143,7 +143,7 @@ def fit_seeds(
             f"expected a Series or a SeriesSource, got {type(series).__name__}: build one with "
             "series_from_arrays"
         )
-    model.check(_part(series, 1))
+    model.check(series if isinstance(series, Series) else first_series(series, 1))
     if validation is not None:
         model.check(validation)
     scaling = _scaling(model, series, scaling)
@@ -297,7 +297,7 @@ def _scaling(
         return scaling
     if not scaling:
         real = {m.name: mask for m in model.modalities if (mask := scalable(m)).any()}
-        part = _part(series, LOOKED_AT)
+        part = series if isinstance(series, Series) else first_series(series, LOOKED_AT)
         seen = {name: np.asarray(part.observed[name]) & mask for name, mask in real.items()}
         observed = {**part.observed, **seen}
         warn_unscaled(part.replace(observed=observed), list(real))
@@ -325,13 +325,6 @@ def _scaled(
     scaled = scaling.apply(series)
     model.check(scaled)  # what is no real number has no business in a scaling
     return scaled
-
-
-def _part(series: Series | SeriesSource, count: int) -> Series:
-    """The series if they are in memory, or the first of a source."""
-    if isinstance(series, Series):
-        return series
-    return series.take(np.arange(min(count, series.batch)))
 
 
 def _bar(shown: bool | None, unit: str, total: int | None = None) -> tqdm:

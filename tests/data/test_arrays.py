@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jdmm import Bernoulli, Categorical, InputError, Mixed, Normal, Poisson, write_series
-from jdmm.data.arrays import Arrays
-from jdmm.data.arrays_schema import ArrayModality, ArraySchema, guess_modality
+from jdmm.data.arrays.dataset import Arrays
+from jdmm.data.arrays.guessing import guess_modality
+from jdmm.data.arrays.schema import ArrayModality, ArraySchema
 from jdmm.data.npz import read_npz
 from jdmm.networks import Image
 

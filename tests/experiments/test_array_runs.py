@@ -8,7 +8,7 @@ import pytest
 
 from configs import arrays
 from jdmm import InputError, write_series
-from jdmm.data.arrays import Arrays
+from jdmm.data.arrays.dataset import Arrays
 from jdmm.data.npz import load_arrays, read_npz
 from jdmm.experiments import run, settings
 

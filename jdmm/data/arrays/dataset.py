@@ -11,23 +11,21 @@ import jax
 import numpy as np
 
 from jdmm.data import tasks
-from jdmm.data.arrays_schema import ArraySchema, guess_modality
+from jdmm.data.arrays.guessing import LOOKED_AT, guess
+from jdmm.data.arrays.schema import ArraySchema
 from jdmm.data.base import SPLITS, Dataset, Split
 from jdmm.data.fitted_schema import SCHEMA
 from jdmm.data.modality import Modality, check_series
-from jdmm.data.npz import INPUTS, LENGTHS, MASK, load_arrays, read_npz, whole_mask
+from jdmm.data.npz import read_npz
 from jdmm.data.prepare import check_shares, windows
 from jdmm.data.scaling import Standardise
-from jdmm.data.streaming import Rows, Scaled, SeriesFile, SeriesSource
+from jdmm.data.streaming import Rows, Scaled, SeriesFile, SeriesSource, first_series
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
 from jdmm.networks import Image
 from jdmm.networks.backgrounds import NONE
 from jdmm.networks.images import BATCH
 from jdmm.series import Series
-
-LOOKED_AT = 1000
-"""Training series of a file of series that scaling, sizes and the guess of a schema follow from."""
 
 MANY = 20
 """Series from which on their windows are split by series, and not by time."""
@@ -44,7 +42,7 @@ class Arrays(Dataset):
         path: the file; one that does not end with .npz is a file of series. `jdmm.data.npz` says
             what an .npz file holds.
         schema: a JSON file that says what the modalities are; "" guesses it. See
-            `jdmm.data.arrays_schema`.
+            `jdmm.data.arrays.schema`.
         validation: a file of the validation series; "" takes them from `path`.
         test: the same of the test series.
         shares: of training, validation and test, as far as they are taken from `path`.
@@ -136,14 +134,14 @@ class Arrays(Dataset):
         """The schema as given or guessed; with mean and sd only if the given one has them."""
         if self.schema:
             return ArraySchema.load(self.schema)
-        return _guess(Path(self._path).expanduser())
+        return guess(Path(self._path).expanduser())
 
     @functools.cached_property
     def fitted_schema(self) -> ArraySchema:
         """The schema with mean, sd and sizes of the training series."""
         if self.known_schema.fitted:
             return self.known_schema
-        return self.known_schema.fit(_some(self._part("train"), LOOKED_AT))
+        return self.known_schema.fit(first_series(self._part("train"), LOOKED_AT))
 
     def in_workdir(self, workdir: Path) -> "Arrays":
         """The data set with the schema that the work directory keeps.
@@ -182,7 +180,7 @@ class Arrays(Dataset):
                 series = part
             else:
                 count = LOOKED_AT if name == "train" else self.scored_series or part.batch
-                series = _some(part, count)
+                series = first_series(part, count)
             if name == "train" and isinstance(part, SeriesSource):
                 source = Scaled(part, self.scaling)
             floats = jax.device_get(series.as_float())
@@ -257,66 +255,3 @@ class Arrays(Dataset):
 def _shuffled(count: int) -> np.ndarray:
     """A position from 0 to 1 for each of so many series, in an order that is always the same."""
     return (np.random.default_rng(0).permutation(count) + 0.5) / count
-
-
-def _some(series: Series | SeriesSource, count: int) -> Series:
-    """The first series, in memory."""
-    return series.take(np.arange(min(count, series.batch)))
-
-
-def _guess(path: Path) -> ArraySchema:
-    """The schema that a file seems to have.
-
-    Raises:
-        InputError: if the file cannot be read, or holds bytes whose shape it does not say.
-    """
-    if path.suffix == ".npz":
-        try:
-            arrays = load_arrays(path)
-            return _guess_arrays(arrays)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-    part = _some(SeriesFile(path), LOOKED_AT)
-    for name, values in part.values.items():
-        if values.dtype == np.uint8:
-            raise InputError(
-                f"{path}: expected a schema for modality {name!r}, whose bytes are images of a "
-                "shape that the file does not say: set --config.data.schema"
-            )
-    modalities = {
-        name: guess_modality(values, np.asarray(part.observed[name]))
-        for name, values in part.values.items()
-    }
-    return ArraySchema(modalities, part.num_inputs)
-
-
-def _guess_arrays(arrays: Mapping[str, np.ndarray]) -> ArraySchema:
-    """The schema of the arrays of an .npz file."""
-    names = [
-        name
-        for name in arrays
-        if name not in (INPUTS, LENGTHS)
-        and not (name.endswith(MASK) and name.removesuffix(MASK) in arrays)
-    ]
-    modalities = {}
-    for name in names:
-        values = arrays[name]
-        if values.ndim not in (2, 3, 5) or values.dtype.kind not in "fiub":
-            raise InputError(
-                f"expected numbers of shape (batch, time), (batch, time, feature) or (batch, time, "
-                f"height, width, channel) in {name!r}, got {values.dtype} of shape {values.shape}"
-            )
-        observed = np.ones(values.shape, bool)
-        if name + MASK in arrays:
-            observed &= whole_mask(name, arrays[name + MASK], values.shape)
-        if LENGTHS in arrays and arrays[LENGTHS].shape == values.shape[:1]:
-            inside = np.arange(values.shape[1]) < arrays[LENGTHS][:, None]
-            observed &= whole_mask(LENGTHS, inside, values.shape)
-        modalities[name] = guess_modality(values, observed)
-    if INPUTS not in arrays:
-        return ArraySchema(modalities)
-    if arrays[INPUTS].ndim != 3:
-        raise InputError(
-            f"expected {INPUTS!r} of shape (batch, time, input), got {arrays[INPUTS].shape}"
-        )
-    return ArraySchema(modalities, arrays[INPUTS].shape[-1])

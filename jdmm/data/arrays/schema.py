@@ -23,9 +23,6 @@ from jdmm.likelihoods import (
 from jdmm.networks import Image
 from jdmm.series import Series
 
-MAX_CLASSES = 50
-"""Whole numbers of more different values are not taken for classes."""
-
 
 @dataclass(frozen=True)
 class ArrayModality:
@@ -195,29 +192,3 @@ class ArraySchema(FittedSchema):
         }
         content = {"modalities": modalities, "inputs": self.inputs, "fitted": self.fitted}
         return json.loads(json.dumps(content))
-
-
-def guess_modality(values: np.ndarray, observed: np.ndarray) -> ArrayModality:
-    """What an array of a file of series seems to hold.
-
-    Whole numbers (of an integer type) from 0 to 49, with one feature, are classes. Other values of
-    0 and 1 are binary, and the rest are numbers. Images are recognised by their shape.
-
-    Args:
-        values: ``(batch, time)``, ``(batch, time, feature)``, or ``(batch, time, height, width,
-            channel)`` of images; NaN means missing.
-        observed: mask of the same shape.
-    """
-    kind = values.dtype.kind
-    known = values[observed & ~np.isnan(values)] if kind == "f" else values[observed]
-    image, features = (), values.shape[2] if values.ndim == 3 else 1
-    if values.ndim == 5:
-        image, features = values.shape[2:], math.prod(values.shape[2:])
-    if not known.size:
-        return ArrayModality("normal", features, image)
-    least, most = known.min(), known.max()
-    if kind in "iu" and not image and features == 1 and 0 <= least <= most < MAX_CLASSES:
-        return ArrayModality(f"categorical(classes={max(int(most) + 1, 2)})")
-    if np.isin(known, (0, 255 if image and kind == "u" else 1)).all():
-        return ArrayModality("bernoulli", features, image)
-    return ArrayModality("normal", features, image)
