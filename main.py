@@ -36,7 +36,9 @@ _STEPS = flags.DEFINE_integer("steps", 100, "sample: time steps of each series."
 _REVERSE = flags.DEFINE_bool("reverse", False, "sample: start at the last step.")
 _SEED = flags.DEFINE_integer("seed", 0, "sample, infer: seed of the random numbers.")
 _INPUT = flags.DEFINE_string(
-    "input", None, "infer: .npz file of series with NaN or masks, or a table (CSV, Parquet)."
+    "input",
+    None,
+    "infer: series with NaN or masks (.npz, or of write_series), or a table (CSV, Parquet).",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "sample, infer: .npz file to write; infer of a table: .csv or .parquet."

@@ -17,8 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdmm.data.arrays.reading import read_series
 from jdmm.data.base import SPLITS
-from jdmm.data.npz import read_npz, write_npz
+from jdmm.data.npz import write_npz
+from jdmm.data.streaming import first_series
 from jdmm.data.tables.files import Files
 from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
@@ -127,7 +129,9 @@ def infer_file(
     after: int = 0,
     seed: int = 0,
 ) -> Prediction:
-    """Predicts every value of the series of an .npz file, and of the steps before and after.
+    """Predicts every value of the series of a file, and of the steps before and after.
+
+    The file is an .npz file, or one of `jdmm.write_series`. Memory holds its series.
 
     Writes "lengths" and, of numeric modalities, "<modality>_mean", "<modality>_sd",
     "<modality>_lower" and "<modality>_upper" (95 % interval), each ``(batch, before + time + after,
@@ -143,8 +147,8 @@ def infer_file(
             f"expected an --output that ends with .csv or .parquet for a model of a table, got "
             f"{os.fspath(output)}"
         )
-    series = read_npz(source, experiment.model.modalities, experiment.model.inputs)
-    series = series.pad(before, after)
+    given = read_series(source, experiment.model.modalities, experiment.model.inputs)
+    series = first_series(given, given.batch).as_float().pad(before, after)
     variables, calibration = _best(experiment, Path(workdir))
     fitted = FittedModel(
         experiment.model, variables, calibration=calibration, scaling=experiment.dataset.scaling

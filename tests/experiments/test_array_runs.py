@@ -78,6 +78,13 @@ def test_a_file_of_series_trains_the_same_variables(source, in_memory, tmp_path)
     assert results["tasks"] == in_memory[0]["tasks"]
     scores = run.evaluate_workdir(tmp_path / "run", "train")
     assert set(scores["tasks"]) == {"without_sensor"}
+    run.infer_file(tmp_path / "run", tmp_path / "series.jdmm", tmp_path / "filled.npz", after=2)
+    filled = load_arrays(tmp_path / "filled.npz")
+    run.infer_file(tmp_path / "run", source, tmp_path / "from_npz.npz", after=2)
+    np.testing.assert_array_equal(
+        filled["sensor_mean"], load_arrays(tmp_path / "from_npz.npz")["sensor_mean"]
+    )
+    assert filled["sensor_mean"].shape == (COUNT, STEPS + 2, 2)
 
 
 def test_samples_are_in_the_units_of_the_file(in_memory, tmp_path):

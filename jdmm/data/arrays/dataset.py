@@ -12,14 +12,14 @@ import numpy as np
 
 from jdmm.data import tasks
 from jdmm.data.arrays.guessing import LOOKED_AT, guess
+from jdmm.data.arrays.reading import read_series
 from jdmm.data.arrays.schema import ArraySchema
 from jdmm.data.base import SPLITS, Dataset, Split
 from jdmm.data.fitted_schema import SCHEMA
-from jdmm.data.modality import Modality, check_series
-from jdmm.data.npz import read_npz
+from jdmm.data.modality import Modality
 from jdmm.data.prepare import check_shares, windows
 from jdmm.data.scaling import Standardise
-from jdmm.data.streaming import Rows, Scaled, SeriesFile, SeriesSource, first_series
+from jdmm.data.streaming import Rows, Scaled, SeriesSource, first_series
 from jdmm.data.tasks import Task
 from jdmm.errors import InputError
 from jdmm.networks import Image
@@ -36,7 +36,7 @@ class Arrays(Dataset):
     """Series of several modalities in an .npz file, or in a file of `jdmm.write_series`.
 
     The training series of a file of series stay there, and are read when they are needed. Values
-    that may be scaled are, by mean and standard deviation of the training series.
+    that may be scaled are, by mean and standard deviation of the first 1000 training series.
 
     Attributes:
         path: the file; one that does not end with .npz is a file of series. `jdmm.data.npz` says
@@ -113,7 +113,7 @@ class Arrays(Dataset):
 
     @property
     def scaling(self) -> Standardise:
-        """By the training series."""
+        """By the first training series."""
         return self.fitted_schema.scaling
 
     @property
@@ -138,7 +138,7 @@ class Arrays(Dataset):
 
     @functools.cached_property
     def fitted_schema(self) -> ArraySchema:
-        """The schema with mean, sd and sizes of the training series."""
+        """The schema with mean, sd and sizes of the first training series."""
         if self.known_schema.fitted:
             return self.known_schema
         return self.known_schema.fit(first_series(self._part("train"), LOOKED_AT))
@@ -229,20 +229,14 @@ class Arrays(Dataset):
     def _read(self, path: str) -> tuple[Series | SeriesSource, np.ndarray]:
         """The series of a file, and the position of each among all, from 0 to 1."""
         modalities, inputs = self._build(self.known_schema), self.inputs
-        where = Path(path).expanduser()
-        if where.suffix != ".npz":
+        series = read_series(path, modalities, inputs)
+        if isinstance(series, SeriesSource):
             if self.window:
                 raise InputError(
                     f"expected data.window=0 for the file of series {path}, got {self.window}: cut "
                     "the series when you write it"
                 )
-            source = SeriesFile(where)
-            try:
-                check_series(modalities, source.take(np.arange(1)), inputs)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
-            return source, _shuffled(source.batch)
-        series = read_npz(where, modalities, inputs)
+            return series, _shuffled(series.batch)
         if not self.window:
             return series, _shuffled(series.batch)
         cut = windows(series, self.window, drop_empty=True)

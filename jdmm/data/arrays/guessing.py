@@ -15,7 +15,7 @@ MAX_CLASSES = 50
 """Whole numbers of more different values are not taken for classes."""
 
 LOOKED_AT = 1000
-"""Series of a file that are looked at."""
+"""The first series, which the guess, the scaling and the sizes follow from."""
 
 
 def guess(path: Path) -> ArraySchema:
