@@ -65,7 +65,7 @@ class Arrays(Dataset):
     test: str = ""
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     window: int = 0
-    scored_series: int = 1000
+    scored_series: int = 500
     channels: tuple[int, ...] = Image.channels
     normalisation: str = BATCH
     background: str = NONE
