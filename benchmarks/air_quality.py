@@ -120,7 +120,7 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         model = jdmm.MDMM(air, latent=options.latent, hidden=options.hidden)
         hide = Deletions(burst=0.0, scattered_features=0.5, scattered_features_range=(0.05, 0.3))
         settings = TrainSettings(epochs=options.epochs, batch_size=64, deletions=hide)
-        return jdmm.fit(model, series, validation, settings)
+        return jdmm.fit(model, series, validation, settings, seed=options.seed)
     model = jdmm.SigmaPointSSM(
         air,
         latent=options.latent,
@@ -140,7 +140,7 @@ def train(method: str, series: Series, validation: Series, options: Any) -> jdmm
         beta_final=1.0,
         deletions=nothing,
     )
-    return jdmm.fit(model, series, validation, settings)
+    return jdmm.fit(model, series, validation, settings, seed=options.seed)
 
 
 def main() -> None:
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--test_every", type=int, default=1, help="score each n-th window too [1]")
     parser.add_argument("--epochs", type=int, default=20, help="of training [20]")
     parser.add_argument("--learning_rate", type=float, default=0.02, help="peak [0.02]")
+    parser.add_argument("--seed", type=int, default=0, help="of training; masks keep theirs [0]")
     options = parser.parse_args()
     compiling.limit_threads(1)
 
