@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jdmm.data.weizmann_files import ACTIONS, PERSONS, read_clips
+from jdmm.data.weizmann.clips import ACTIONS, PERSONS, read_clips
 
 
 def main(path: Path, aligned: bool) -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import sections
 from jdmm import SigmaPointSSM
-from jdmm.data.tables.files import Files
+from jdmm.data.tables.dataset import Files
 from jdmm.training.imputer import SETTINGS
 
 FITTED = {

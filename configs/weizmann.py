@@ -5,7 +5,7 @@
     python main.py --config=configs/weizmann.py:silhouettes --config.data.path=MASKS.mat
 
 FOLDER holds the original archives, bend.zip to wave2.zip, and classification_masks.mat, which MASKS
-stands for; CLIPS is a file of clips of 64x64 pixels (jdmm/data/weizmann_files.py). The presets
+stands for; CLIPS is a file of clips of 64x64 pixels (jdmm/data/weizmann/clips.py). The presets
 :rgb64 and :silhouettes train within minutes on a CPU; each also has the form :rgb64_METHOD, with
 METHOD one of sigma_point, bfvi, b_skip, nearest. :smoke is :rgb64_sigma_point, tiny. Expected times
 and scores are in docs/weizmann.md.
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import sections
 from jdmm import MDMM, Deletions, LossWeights, SigmaPointSSM, TrainSettings
-from jdmm.data.weizmann import Weizmann
+from jdmm.data.weizmann.dataset import Weizmann
 
 SOURCES = {
     "rgb64": ("video", "silhouette", "person", "action"),

@@ -11,7 +11,7 @@ import jax
 from configs import spirals
 from jdmm.data.base import Split
 from jdmm.data.datasets import DATASETS
-from jdmm.data.spirals import Spirals
+from jdmm.data.spirals.dataset import Spirals
 
 KEPT = 12
 """With five tasks they fill one batch of 50, and a part of another."""

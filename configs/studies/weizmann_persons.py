@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import weizmann
-from jdmm.data.weizmann_files import PERSONS
+from jdmm.data.weizmann.clips import PERSONS
 
 
 def get_study() -> dict[str, ConfigDict]:

@@ -2,9 +2,9 @@
 
 from jdmm.data.arrays.dataset import Arrays
 from jdmm.data.base import Dataset
-from jdmm.data.spirals import Spirals
-from jdmm.data.tables.files import Files
-from jdmm.data.weizmann import Weizmann
+from jdmm.data.spirals.dataset import Spirals
+from jdmm.data.tables.dataset import Files
+from jdmm.data.weizmann.dataset import Weizmann
 
 DATASETS: dict[str, type[Dataset]] = {
     "spirals": Spirals,

@@ -21,7 +21,7 @@ from jdmm.data.arrays.reading import read_series
 from jdmm.data.base import SPLITS
 from jdmm.data.npz import write_npz
 from jdmm.data.streaming import first_series
-from jdmm.data.tables.files import Files
+from jdmm.data.tables.dataset import Files
 from jdmm.data.tables.table import Table, check_output, read_table, write_table
 from jdmm.data.tables.units import LEVELS
 from jdmm.errors import InputError

@@ -12,7 +12,7 @@ import polars as pl
 from jdmm.data.corruption import Deletions
 from jdmm.data.modality import Modality
 from jdmm.data.prepare import windows
-from jdmm.data.tables.files import Files, training_stride
+from jdmm.data.tables.dataset import Files, training_stride
 from jdmm.data.tables.filling import known
 from jdmm.data.tables.reading import need_columns, numbers, read_frame
 from jdmm.data.tables.schema import Column, Schema

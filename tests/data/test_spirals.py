@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jdmm.data import noisy_spirals
 from jdmm.data.base import Outcome
-from jdmm.data.noisy_spirals import NoisySpirals, load_arrays
-from jdmm.data.spirals import Spirals, counterclockwise
+from jdmm.data.spirals import builder
+from jdmm.data.spirals.builder import NoisySpirals, load_arrays
+from jdmm.data.spirals.dataset import Spirals, counterclockwise
 from jdmm.errors import InputError
 
 VERSION = "noisy_spirals/1.0.0"
@@ -155,12 +155,12 @@ def test_first_use_is_quiet_offline_and_in_the_cache(tmp_path, monkeypatch, capf
 
 
 def test_second_use_generates_nothing(data_dir, monkeypatch):
-    monkeypatch.setattr(noisy_spirals, "_spiral", None)
+    monkeypatch.setattr(builder, "_spiral", None)
     Spirals(str(data_dir), 100).load()
 
 
 def test_an_interrupted_first_use_leaves_nothing_in_place(tmp_path, monkeypatch):
-    generate, made = noisy_spirals._spiral, []
+    generate, made = builder._spiral, []
 
     def interrupted(*arguments):
         made.append(None)
@@ -169,7 +169,7 @@ def test_an_interrupted_first_use_leaves_nothing_in_place(tmp_path, monkeypatch)
         return generate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(noisy_spirals, "_spiral", interrupted)
+        patch.setattr(builder, "_spiral", interrupted)
         Spirals(str(tmp_path), 100).load()
     assert not (tmp_path / VERSION).exists()
 
@@ -179,7 +179,7 @@ def test_an_interrupted_first_use_leaves_nothing_in_place(tmp_path, monkeypatch)
 
 
 def test_another_process_may_be_first(data_dir, tmp_path, monkeypatch):
-    generate = noisy_spirals._spiral
+    generate = builder._spiral
 
     def overtaken(*arguments):
         if not (tmp_path / VERSION).exists():
@@ -187,7 +187,7 @@ def test_another_process_may_be_first(data_dir, tmp_path, monkeypatch):
             (tmp_path / VERSION / "of the other").touch()
         return generate(*arguments)
 
-    monkeypatch.setattr(noisy_spirals, "_spiral", overtaken)
+    monkeypatch.setattr(builder, "_spiral", overtaken)
     assert Spirals(str(tmp_path), 100).load()["test"].series.batch == 400
     assert (tmp_path / VERSION / "of the other").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["noisy_spirals"]

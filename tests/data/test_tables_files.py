@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from jdmm.data import tasks
-from jdmm.data.tables.files import Files
+from jdmm.data.tables.dataset import Files
 from jdmm.data.tables.schema import Column, Schema
 from jdmm.errors import InputError
 from jdmm.series import series_from_arrays

@@ -6,7 +6,7 @@ import pytest
 
 from jdmm import InputError, series_from_arrays
 from jdmm.data import tasks
-from jdmm.data.spirals import Spirals
+from jdmm.data.spirals.dataset import Spirals
 from jdmm.data.tasks import STANDARD_TASKS, conditional_generation
 
 SERIES = series_from_arrays({"x": np.ones((30, 40)), "y": np.ones((30, 40))})

@@ -9,8 +9,8 @@ import pytest
 from data import weizmann_files
 
 from jdmm import InputError
-from jdmm.data.weizmann import Weizmann
-from jdmm.data.weizmann_files import ACTIONS, PERSONS, read_clips
+from jdmm.data.weizmann.clips import ACTIONS, PERSONS, read_clips
+from jdmm.data.weizmann.dataset import Weizmann
 
 HEIGHT, WIDTH = 144, 180
 
@@ -82,7 +82,7 @@ def test_archives_give_aligned_videos_and_silhouettes(folder):
 
 def test_a_second_reading_takes_the_prepared_records(folder, monkeypatch):
     first = read_clips(folder)
-    monkeypatch.setattr("jdmm.data.weizmann_archives._videos", lambda path: pytest.fail("again"))
+    monkeypatch.setattr("jdmm.data.weizmann.archives._videos", lambda path: pytest.fail("again"))
     for a, b in zip(first, read_clips(folder), strict=True):
         np.testing.assert_array_equal(a.video, b.video)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from data.weizmann_files import archive, avi, masks, silhouette, video
 
-from jdmm.data import weizmann_archives
-from jdmm.data.weizmann_files import read_clips
+from jdmm.data.weizmann import archives
+from jdmm.data.weizmann.clips import read_clips
 from jdmm.errors import InputError
 
 MAT = "classification_masks.mat"
@@ -82,7 +82,7 @@ def test_first_use_is_quiet_and_offline_and_the_second_decodes_nothing(
     first = read_clips(folder)
     assert capfd.readouterr() == ("", "")
     assert sorted(path.name for path in folder.iterdir()) == [MAT, "jack.zip", "walk.zip"]
-    monkeypatch.setattr(weizmann_archives, "_decode", None)
+    monkeypatch.setattr(archives, "_decode", None)
     for clip, again in zip(first, read_clips(folder), strict=True):
         np.testing.assert_array_equal(clip.video, again.video)
         np.testing.assert_array_equal(clip.silhouette, again.silhouette)
@@ -102,7 +102,7 @@ def test_damaged_records_are_named(folder, cache):
 
 
 def test_an_interrupted_first_use_leaves_nothing(folder, cache, monkeypatch):
-    decode = weizmann_archives._decode
+    decode = archives._decode
 
     def interrupted(where, content):
         if "walk" in where:
@@ -110,7 +110,7 @@ def test_an_interrupted_first_use_leaves_nothing(folder, cache, monkeypatch):
         return decode(where, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(weizmann_archives, "_decode", interrupted)
+        patch.setattr(archives, "_decode", interrupted)
         read_clips(folder)
     assert not [path for path in cache.rglob("*") if path.is_file()]
     assert len(read_clips(folder)) == 3

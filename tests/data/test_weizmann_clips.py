@@ -10,8 +10,8 @@ from data.weizmann_files import masks, silhouette
 
 from configs import weizmann as config_file
 from jdmm.data.tasks import show
-from jdmm.data.weizmann import Weizmann
-from jdmm.data.weizmann_files import read_clips
+from jdmm.data.weizmann.clips import read_clips
+from jdmm.data.weizmann.dataset import Weizmann
 from jdmm.errors import InputError
 from jdmm.experiments import settings
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import spirals
 from jdmm import InputError, Quadrature
-from jdmm.data.spirals import Spirals
+from jdmm.data.spirals.dataset import Spirals
 from jdmm.experiments import settings
 from jdmm.experiments.settings import EvalSettings
 from jdmm.models import MDMM, MODELS

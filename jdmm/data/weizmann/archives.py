@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from jdmm.compiling import cache_dir
 from jdmm.data.building import prepare, prepared_dir
-from jdmm.data.weizmann_files import (
+from jdmm.data.weizmann.clips import (
     ACTIONS,
     FRAME,
     MASKS,
@@ -44,7 +44,7 @@ class WeizmannActions(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Place the archives and {MASKS} of {URL} in one folder."
-    url_infos = None  # see `noisy_spirals`
+    url_infos = None  # see `NoisySpirals`
 
     def _info(self) -> tfds.core.DatasetInfo:
         def pixels(channels: int) -> Any:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from jdmm.compiling import cache_dir
 from jdmm.data.building import prepare, prepared_dir
-from jdmm.data.spirals import NOISE, NUM_STEPS, SERIES, TRAIN
+from jdmm.data.spirals.dataset import NOISE, NUM_STEPS, SERIES, TRAIN
 from jdmm.errors import InputError, one_line
 
 Arrays = dict[str, np.ndarray]

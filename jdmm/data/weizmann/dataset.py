@@ -12,7 +12,7 @@ from jdmm.data import tasks
 from jdmm.data.base import Dataset, Split
 from jdmm.data.modality import Modality
 from jdmm.data.tasks import Keep, Task
-from jdmm.data.weizmann_files import ACTIONS, PERSONS, SIZE, Clip, read_clips
+from jdmm.data.weizmann.clips import ACTIONS, PERSONS, SIZE, Clip, read_clips
 from jdmm.errors import InputError
 from jdmm.likelihoods import Bernoulli, Categorical, Normal
 from jdmm.networks import Image
@@ -38,7 +38,7 @@ class Weizmann(Dataset):
 
     Attributes:
         path: a folder with the original archives, their `classification_masks.mat`, or an `.npz`
-            file of clips; see `jdmm.data.weizmann_files`.
+            file of clips; see `jdmm.data.weizmann.clips`.
         include: the modalities, among "video", "silhouette", "person" and "action".
         test_person: whose videos are the test split.
         validation_person: whose videos are the validation split.

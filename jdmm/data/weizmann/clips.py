@@ -64,7 +64,7 @@ def read_clips(path: Path, aligned: bool = False) -> list[Clip]:
     if aligned and path.suffix != ".mat":
         raise InputError(f"expected {MASKS} alone for aligned silhouettes, got {path}")
     if path.is_dir():
-        from jdmm.data.weizmann_archives import read_archives  # imports tensorflow-datasets
+        from jdmm.data.weizmann.archives import read_archives  # imports tensorflow-datasets
 
         clips = read_archives(path)
     elif path.suffix == ".mat":

@@ -70,7 +70,7 @@ class Spirals(Dataset):
         Raises:
             InputError: if the data set can be neither written nor read.
         """
-        from jdmm.data.noisy_spirals import load_arrays  # imports tensorflow-datasets, slowly
+        from jdmm.data.spirals.builder import load_arrays  # imports tensorflow-datasets, slowly
 
         train, test = load_arrays(self.dir or None)
         order = np.random.default_rng(0).permutation(TRAIN)
