@@ -73,6 +73,8 @@ def choose_and_evaluate(
         _claim(replace(first, config=config), workdir)
         for line in first.dataset.describe():
             print(line)
+        for name, outcome in outcomes.items():
+            print(f"{name}: {_in_words(outcome)}")
     for name, experiment in experiments.items():
         outcomes[name] = _outcome(experiment, workdir / CANDIDATES / name, data, devices)
         if parallel.is_primary():
