@@ -11,7 +11,7 @@ The file is an .npz file (jdmm/data/npz.py says what it holds), or one of jdmm.w
 series that memory does not hold. What its arrays are is guessed, printed and written to schema.json
 in the work directory. To change it, edit a copy and give that as --config.data.schema. The first
 command trains all candidates, and uses the one that fills the validation series best.
-docs/your_data.md has more.
+docs/arrays.md has more.
 """
 
 import dataclasses

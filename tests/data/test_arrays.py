@@ -3,6 +3,7 @@
 import json
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -204,6 +205,16 @@ def test_tasks_generate_each_modality_from_the_others(path, schema):
     shown = series.hide(keep)
     assert not np.asarray(shown.observed["label"]).any()
     np.testing.assert_array_equal(shown.observed["sensor"], series.observed["sensor"])
+
+
+def test_blocks_of_single_features_are_hidden(path, schema):
+    """A quarter of the blocks of an eighth of the steps, at least two: two of the six blocks."""
+    dataset = Arrays(path, schema)
+    series = dataset.load()["test"].series
+    kept = np.asarray(dataset.tasks["fill_blocks"](jax.random.key(0), series)["sensor"])
+    blocks = kept.reshape(series.batch, STEPS // 2, 2, 2)
+    assert (blocks[:, :, 0] == blocks[:, :, 1]).all()
+    np.testing.assert_array_equal((~blocks[:, :, 0]).sum(1), 2)
 
 
 def test_inputs_of_samples_are_those_of_the_first_training_series(path, schema):

@@ -10,7 +10,7 @@ from configs import arrays
 from jdmm import InputError, write_series
 from jdmm.data.arrays.dataset import Arrays
 from jdmm.data.npz import load_arrays, read_npz
-from jdmm.experiments import run, settings
+from jdmm.experiments import choose, run, settings
 
 COUNT, STEPS = 20, 16
 
@@ -41,6 +41,13 @@ def config_of(source, preset):
 def test_every_preset_is_an_experiment(source, preset):
     experiment = settings.build(config_of(source, preset))
     assert [m.name for m in experiment.model.modalities] == ["sensor"]
+
+
+def test_all_candidates_take_numbers(source, tmp_path):
+    config = config_of(source, "choose")
+    experiments, left_out = choose._build(config, tmp_path / "run")
+    assert set(experiments) == set(config.candidates) and not left_out
+    assert len({id(experiment.dataset) for experiment in experiments.values()}) == 1  # read once
 
 
 def test_predictions_are_in_the_units_of_the_file(source, tmp_path):

@@ -20,7 +20,7 @@ from jdmm.data.modality import Modality
 from jdmm.data.prepare import check_shares, windows
 from jdmm.data.scaling import Standardise
 from jdmm.data.streaming import Rows, Scaled, SeriesSource, first_series
-from jdmm.data.tasks import Task
+from jdmm.data.tasks import Keep, Task
 from jdmm.errors import InputError
 from jdmm.networks import Image
 from jdmm.networks.backgrounds import NONE
@@ -102,7 +102,7 @@ class Arrays(Dataset):
         """
         if not self.inputs:
             return None
-        series = self._part("train")
+        series = self._parts["train"]
         first = series.take(np.arange(1))
         if num_steps > int(first.lengths[0]):
             raise InputError(
@@ -126,6 +126,7 @@ class Arrays(Dataset):
             "forward_extrapolation": tasks.forward_extrapolation,
             "backward_extrapolation": tasks.backward_extrapolation,
             "reconstruction": tasks.reconstruction,
+            "fill_blocks": _fill_blocks,
             **{f"without_{name}": tasks.without(name) for name in self.known_schema.modalities},
         }
 
@@ -141,7 +142,7 @@ class Arrays(Dataset):
         """The schema with mean, sd and sizes of the first training series."""
         if self.known_schema.fitted:
             return self.known_schema
-        return self.known_schema.fit(first_series(self._part("train"), LOOKED_AT))
+        return self.known_schema.fit(first_series(self._parts["train"], LOOKED_AT))
 
     def in_workdir(self, workdir: Path) -> "Arrays":
         """The data set with the schema that the work directory keeps.
@@ -163,7 +164,7 @@ class Arrays(Dataset):
             lines.append(f"  {name}: {own.likelihood}, {form}")
         if self.inputs:
             lines.append(f"  {self.inputs} inputs, which drive the dynamics")
-        counts = (f"{name} {self._part(name).batch}" for name in SPLITS)
+        counts = (f"{name} {self._parts[name].batch}" for name in SPLITS)
         kind = f"windows of {self.window} steps" if self.window else "series"
         return [*lines, f"  {kind}: {', '.join(counts)}"]
 
@@ -174,15 +175,14 @@ class Arrays(Dataset):
             InputError: if a file cannot be read, does not fit the schema, or has too few series.
         """
         splits = {}
-        for name in SPLITS:
-            part, source = self._part(name), None
-            if name == "train" and isinstance(part, Series):
-                series = part
+        for name, part in self._parts.items():
+            source = None
+            if name != "train":
+                series = first_series(part, self.scored_series or part.batch)
+            elif isinstance(part, SeriesSource):
+                series, source = first_series(part, LOOKED_AT), Scaled(part, self.scaling)
             else:
-                count = LOOKED_AT if name == "train" else self.scored_series or part.batch
-                series = first_series(part, count)
-            if name == "train" and isinstance(part, SeriesSource):
-                source = Scaled(part, self.scaling)
+                series = part
             floats = jax.device_get(series.as_float())
             splits[name] = Split(self.scaling.apply(floats), source=source)
         return splits
@@ -201,13 +201,9 @@ class Arrays(Dataset):
             channels=self.channels, normalisation=self.normalisation, background=self.background
         )
 
-    def _part(self, name: str) -> Series | SeriesSource:
-        """The series of a split as the files have them."""
-        return self._parts[name]
-
     @functools.cached_property
     def _parts(self) -> dict[str, Series | SeriesSource]:
-        """Split -> its series, those of files of series on disk."""
+        """Split -> its series as the files have them, those of files of series on disk."""
         own = {name: path for name in SPLITS[1:] if (path := getattr(self, name))}
         found = {name: self._read(path)[0] for name, path in own.items()}
         series, position = self._read(self._path)
@@ -244,6 +240,11 @@ class Arrays(Dataset):
             return cut.series, _shuffled(series.batch)[cut.source]
         middle = cut.start + cut.series.lengths / 2
         return cut.series, middle / series.lengths[cut.source]
+
+
+def _fill_blocks(key: jax.Array, series: Series) -> Keep:
+    """Hides a quarter of the blocks of single features, of an eighth of the steps each."""
+    return tasks.fill_blocks(0.25, max(series.num_steps // 8, 2))(key, series)
 
 
 def _shuffled(count: int) -> np.ndarray:

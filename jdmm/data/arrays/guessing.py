@@ -26,8 +26,7 @@ def guess(path: Path) -> ArraySchema:
     """
     if path.suffix == ".npz":
         try:
-            arrays = load_arrays(path)
-            return _guess_arrays(arrays)
+            return _guess_arrays(load_arrays(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     part = first_series(SeriesFile(path), LOOKED_AT)
