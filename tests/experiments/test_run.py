@@ -1,5 +1,6 @@
 """A whole run, small: the output contract, resuming, and the modes of main.py."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 
 from configs import spirals
-from jdmm import DivergenceError, InputError, Interrupted
+from jdmm import DivergenceError, InputError, Interrupted, SeriesFile, write_series
 from jdmm.data.datasets import DATASETS
 from jdmm.data.npz import write_npz
 from jdmm.experiments import report, run, settings, train
+from jdmm.experiments.evaluate import fingerprint
 from jdmm.models.base import unobserved_series
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +209,16 @@ def test_a_finished_run_is_only_evaluated_again(finished, data_dir, without_figu
     again = run.train_and_evaluate(small_config(data_dir), workdir)
     for name in ("params_sha256", "best_epoch", "train_seconds", "tasks"):
         assert again[name] == results[name]
+
+
+def test_spirals_from_a_file_train_the_same_variables(finished, data_dir, tmp_path):
+    experiment = settings.build(small_config(data_dir))
+    data = experiment.load()
+    write_series(tmp_path / "spirals.jdmm", data["train"].series)
+    source = SeriesFile(tmp_path / "spirals.jdmm")
+    data["train"] = dataclasses.replace(data["train"], source=source)
+    trained = train.train(experiment, tmp_path / "run", data)
+    assert fingerprint(trained.of_seed(0)) == finished[1]["params_sha256"]
 
 
 def test_sigterm_saves_and_the_same_command_resumes(
